@@ -1,0 +1,1 @@
+"""Ops that move everything aligned with the tokens."""

@@ -1,0 +1,52 @@
+"""The gradient of a gather, outside the ops, so that inference calls pay nothing for it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def wants_grad(tensors: Sequence[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in tensors)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, run: Callable, indices: Tensor, dims: Sequence[Any], *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(indices)
+        ctx.dims = dims
+        ctx.shapes = [t.shape for t in tensors]
+        ctx.mark_non_differentiable(*[t for t in tensors if not t.is_floating_point()])
+        return tuple(run(tensors, indices, dims))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        (indices,) = ctx.saved_tensors
+        result: list[Any] = [None, None, None]
+        for i, (grad, shape) in enumerate(zip(grads, ctx.shapes, strict=True)):
+            wanted = ctx.needs_input_grad[3 + i] and grad is not None
+            result.append(_scatter_rows(grad, indices, shape, *_batch_and_token(ctx.dims[i])) if wanted else None)
+        return tuple(result)
+
+
+def _batch_and_token(dim: Any) -> tuple[int, int]:
+    return dim if isinstance(dim, tuple) else (dim - 1, dim)
+
+
+def _scatter_rows(grad: Any, indices: Tensor, shape: Sequence[int], batch_dim: int, token_dim: int) -> Tensor:
+    """Sum the rows of `grad` back to the positions they came from; rows of invalid positions go nowhere."""
+    n = shape[token_dim]
+    rows = grad.movedim((batch_dim, token_dim), (0, 1))  # [B, k, ..]
+    valid = (indices >= 0) & (indices < n)
+    rows = torch.where(valid.view(*valid.shape, *[1] * (rows.dim() - 2)), rows, 0)
+    total = rows.new_zeros((rows.shape[0], n, *rows.shape[2:]))
+    if n:
+        batch = torch.arange(rows.shape[0], device=grad.device)[:, None].expand_as(indices)
+        total.index_put_((batch, indices.long().clamp(0, n - 1)), rows, accumulate=True)
+    return total.movedim((0, 1), (batch_dim, token_dim))
+
+
+def gather_with_grad(run: Callable, tensors: Sequence[Tensor], indices: Tensor, dims: Sequence[Any]) -> list[Tensor]:
+    """`run(tensors, indices, dims)`, differentiable. A dim is the token dimension (batch before it) or both."""
+    return list(_Gather.apply(run, indices, dims, *tensors))

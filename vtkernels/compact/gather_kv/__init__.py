@@ -1,0 +1,43 @@
+"""Move the kept rows of the K and V caches of one or all layers."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..._checks import kv_token_dim
+from .._autograd import gather_with_grad, wants_grad
+
+_op = torch.ops.vtkernels.gather_kv.default
+
+
+def gather_kv(kv: Sequence[Tensor], indices: Tensor, *, kv_layout: str = "HND") -> list[Tensor]:
+    """Gather the same tokens from K and V of any number of layers, in one launch where the backend allows.
+
+    Args:
+        kv: caches, each `[B, H, N, d]` (`"HND"`) or `[B, N, H, d]` (`"NHD"`). H, d and dtype may differ from cache to
+            cache; any dtype, moved byte for byte; any strides.
+        indices: `[B, k]` int32 or int64 positions in the row, shared by all caches.
+        kv_layout: `"HND"` or `"NHD"`.
+
+    Returns:
+        One cache for each input, with k tokens, contiguous.
+
+    A position outside its row gives a zero-filled row, never a wild access; `torch.ops.vtkernels.gather_kv.out` also
+    reports it in a `status` word. Gradients flow to floating caches.
+
+    Raises:
+        TypeError: indices that are not int32 or int64, or a cache that is not dense.
+        ValueError: B, N or devices that differ, an unknown layout.
+        RuntimeError: the same from the native backends.
+
+    Example:
+        >>> k, v = torch.randn(2, 1, 8, 576, 64)
+        >>> [t.shape[2] for t in vtkernels.gather_kv([k, v], torch.arange(0, 576, 4)[None])]
+        [144, 144]
+    """
+    if wants_grad(kv):
+        dim = (0, kv_token_dim("gather_kv", kv_layout))
+        return gather_with_grad(lambda caches, idx, _: _op(caches, idx, kv_layout=kv_layout), kv, indices,
+                                [dim] * len(kv))
+    return _op(kv, indices, kv_layout=kv_layout)

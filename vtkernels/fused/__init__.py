@@ -1,0 +1,1 @@
+"""Ops that score, select and compact in one pass."""

@@ -1,0 +1,1 @@
+"""Ops that give every visual token a score."""
