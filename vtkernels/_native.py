@@ -7,16 +7,20 @@ from pathlib import Path
 import torch
 
 
+def path(name: str) -> Path:
+    return Path(__file__).parent / f"{name}.so"
+
+
 @cache
 def load(name: str) -> str | None:
     """Load `_C_cpu` or `_C_cuda`. Returns None when its kernels are registered, else why they are not."""
-    found = sorted(Path(__file__).parent.glob(f"{name}*.so"))
-    if not found:
+    file = path(name)
+    if not file.exists():
         return f"{name} was not built (pip install with a C++ compiler{' and nvcc' if name == '_C_cuda' else ''})"
     try:
-        torch.ops.load_library(str(found[0]))
+        torch.ops.load_library(str(file))
     except (OSError, RuntimeError) as error:
-        reason = f"{found[0].name} does not load with torch {torch.__version__}: {error}"
+        reason = f"{file.name} does not load with torch {torch.__version__}: {error}"
         warnings.warn(f"vtkernels: {reason}", RuntimeWarning, stacklevel=2)
         return reason
     return None

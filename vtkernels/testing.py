@@ -91,10 +91,11 @@ def bytes_of(t: Tensor) -> np.ndarray:
     return t.detach().cpu().contiguous().unsqueeze(-1).view(torch.uint8).numpy()
 
 
-def oracle_rows(t: Tensor, indices: Sequence[Sequence[int]], batch_dim: int, token_dim: int) -> np.ndarray:
-    """Bytes of the gathered tensor, zeros for positions outside the row."""
+def oracle_rows(t: Tensor, indices: Any, batch_dim: int, token_dim: int) -> np.ndarray:
+    """Bytes of the gathered tensor for indices [B, k], zeros for positions outside the row."""
+    indices = np.asarray(indices)
     raw = np.moveaxis(bytes_of(t), (batch_dim, token_dim), (0, 1))
-    count = len(indices[0]) if len(indices) else 0
+    count = indices.shape[1] if indices.ndim == 2 else 0
     out = np.zeros((raw.shape[0], count, *raw.shape[2:]), np.uint8)
     for b, row in enumerate(indices):
         for j, i in enumerate(row):

@@ -1,0 +1,122 @@
+// Tensor metadata and argument checks over the stable ABI. Each error names the argument, what came and what is allowed.
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdint>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace vtkernels {
+
+using torch::stable::Tensor;
+
+// What a kernel needs of a tensor, read once.
+struct View {
+  explicit View(const Tensor& t) : handle(t.get()) {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dim(handle, &dims));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(handle, &sizes));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(handle, &strides));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(handle, &dtype));
+  }
+  const char* data() const {
+    const void* p = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_get_const_data_ptr(handle, &p));
+    return static_cast<const char*>(p);
+  }
+  char* mutable_data() const {
+    void* p = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_get_mutable_data_ptr(handle, &p));
+    return static_cast<char*>(p);
+  }
+  int64_t element() const { return static_cast<int64_t>(aoti_torch_dtype_element_size(dtype)); }
+  std::vector<int64_t> shape() const { return {sizes, sizes + dims}; }
+
+  AtenTensorHandle handle;
+  int64_t dims;
+  int64_t* sizes;
+  int64_t* strides;
+  int32_t dtype;
+};
+
+inline std::string text(const std::vector<int64_t>& shape) {
+  std::ostringstream out;
+  out << '(';
+  for (size_t i = 0; i < shape.size(); ++i) out << (i ? ", " : "") << shape[i];
+  out << (shape.size() == 1 ? ",)" : ")");
+  return out.str();
+}
+
+inline const char* dtype_name(int32_t dtype) {
+  if (dtype == aoti_torch_dtype_float32()) return "float32";
+  if (dtype == aoti_torch_dtype_float16()) return "float16";
+  if (dtype == aoti_torch_dtype_bfloat16()) return "bfloat16";
+  if (dtype == aoti_torch_dtype_float64()) return "float64";
+  if (dtype == aoti_torch_dtype_int32()) return "int32";
+  if (dtype == aoti_torch_dtype_int64()) return "int64";
+  if (dtype == aoti_torch_dtype_bool()) return "bool";
+  return "another dtype";
+}
+
+#define VTK_CHECK(condition, op, arg, got, allowed) \
+  STD_TORCH_CHECK(condition, op, ": `", arg, "` is ", got, ", allowed: ", allowed)
+
+inline void check_rank(const char* op, const std::string& arg, const View& v, int64_t rank, const char* dims) {
+  VTK_CHECK(v.dims == rank, op, arg, "of shape " + text(v.shape()), dims);
+}
+
+inline void check_size(const char* op, const std::string& arg, int64_t got, int64_t want, const char* what) {
+  VTK_CHECK(got == want, op, arg, "of size " + std::to_string(got) + " in " + what, want);
+}
+
+inline void check_device(const char* op, const std::string& arg, const Tensor& t, int32_t device_type) {
+  int32_t type = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &type));
+  int32_t layout = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(t.get(), &layout));
+  VTK_CHECK(layout == aoti_torch_layout_strided(), op, arg, "not strided", "a dense strided tensor");
+  VTK_CHECK(type == device_type, op, arg, "on another device", "the device of the other inputs");
+}
+
+inline void check_vector(const char* op, const char* arg, const Tensor& t, int64_t length, int32_t dtype,
+                         const char* dims, int32_t device_type) {
+  check_device(op, arg, t, device_type);
+  const View v(t);
+  VTK_CHECK(v.dtype == dtype, op, arg, dtype_name(v.dtype), dtype_name(dtype));
+  check_rank(op, arg, v, 1, dims);
+  check_size(op, arg, v.sizes[0], length, dims);
+}
+
+inline bool is_index(int32_t dtype) { return dtype == aoti_torch_dtype_int32() || dtype == aoti_torch_dtype_int64(); }
+
+inline void check_output(const char* op, const std::string& arg, const Tensor& t, const std::vector<int64_t>& shape,
+                         int32_t dtype, bool any_index, int32_t device_type) {
+  check_device(op, arg, t, device_type);
+  const View v(t);
+  VTK_CHECK(v.dtype == dtype || (any_index && is_index(v.dtype)), op, arg, dtype_name(v.dtype),
+            (any_index ? "int32, int64" : dtype_name(dtype)));
+  VTK_CHECK(v.shape() == shape, op, arg, "of shape " + text(v.shape()), text(shape));
+  VTK_CHECK(v.dims == 0 || v.sizes[v.dims - 1] <= 1 || v.strides[v.dims - 1] == 1, op, arg, "of last stride other than 1",
+            "1");
+}
+
+inline Tensor empty(const std::vector<int64_t>& shape, int32_t dtype, int32_t device_type, int32_t device_index) {
+  int64_t strides[8];
+  int64_t stride = 1;
+  for (size_t i = shape.size(); i-- > 0;) {
+    strides[i] = stride;
+    stride *= shape[i] > 0 ? shape[i] : 1;
+  }
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides,
+                                                         dtype, device_type, device_index, &handle));
+  return Tensor(handle);
+}
+
+}  // namespace vtkernels
