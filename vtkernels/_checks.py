@@ -152,8 +152,18 @@ def status_word(op: str, status: Any, ref: Tensor) -> None:
         vector(op, "status", status, 1, (torch.int32,), ref, "1")
 
 
+def not_nested(op: str, **tensors: Any) -> None:
+    """torch has no dispatch of ours to refuse nested tensors with, so the Python fronts do."""
+    for arg, value in tensors.items():
+        many = isinstance(value, (list, tuple))
+        for i, t in enumerate(value if many else (value,)):
+            if isinstance(t, Tensor) and t.is_nested:
+                fail(TypeError, op, f"{arg}[{i}]" if many else arg, "a nested tensor", "a dense strided tensor")
+
+
 def no_grad_needed(op: str, **tensors: Any) -> None:
     """Ops without a gradient refuse inputs that ask for one, instead of returning a silent dead end."""
+    not_nested(op, **tensors)
     if not torch.is_grad_enabled():
         return
     for arg, value in tensors.items():

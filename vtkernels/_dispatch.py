@@ -26,7 +26,6 @@ STAGES = {
 }
 
 ORDER = {"cpu": ("cpu", "reference"), "cuda": ("triton", "cuda", "reference")}
-CUDA_NAMESPACE = f"{_library.NAMESPACE}_cuda"  # _C_cuda's own namespace: one launcher chooses, nothing is registered twice
 
 
 @cache
@@ -117,7 +116,7 @@ def function(name: str, backend: str) -> Callable:
 
 
 def _cuda_out(op: str) -> Callable:
-    return getattr(getattr(torch.ops, CUDA_NAMESPACE), op).out
+    return getattr(getattr(torch.ops, _library.CUDA_NAMESPACE), op).out
 
 
 def _launcher(name: str, device: str) -> Callable:

@@ -270,6 +270,9 @@ def _check_workspace(op: str, workspace: Tensor | None, status: Tensor | None, r
 
 
 LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
+# The CUDA C++ kernels stand in a namespace of their own: one launcher per public op chooses between them and Triton.
+CUDA_NAMESPACE = f"{NAMESPACE}_cuda"
+CUDA_LIBRARY = torch.library.Library(CUDA_NAMESPACE, "FRAGMENT")
 CONTRACTS = {name: globals()[name.replace(".", "_")] for name in SCHEMAS}
 
 
@@ -283,3 +286,5 @@ def _fake(name: str) -> Any:
 for _name, _schema in SCHEMAS.items():
     LIBRARY.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.register_fake(f"{NAMESPACE}::{_name}", _fake(_name), lib=LIBRARY)
+    if _name.endswith(".out"):
+        CUDA_LIBRARY.define(_name + _schema)

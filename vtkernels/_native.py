@@ -1,10 +1,15 @@
 """The two native libraries. Loading one registers its kernels with torch; a failure is kept as a readable reason."""
 
+import ctypes
 import warnings
 from functools import cache
 from pathlib import Path
 
 import torch
+
+from . import _env
+
+ISAS = ("baseline", "avx2", "avx512", "avx512bf16", "avx512bf16-emulated")
 
 
 def path(name: str) -> Path:
@@ -23,4 +28,11 @@ def load(name: str) -> str | None:
         reason = f"{file.name} does not load with torch {torch.__version__}: {error}"
         warnings.warn(f"vtkernels: {reason}", RuntimeWarning, stacklevel=2)
         return reason
+    if name == "_C_cpu" and _env.CPU_ISA != "auto":
+        ctypes.CDLL(str(file)).vtk_cpu_limit_isa(ISAS.index(_env.CPU_ISA))
     return None
+
+
+def cpu_isa() -> str | None:
+    """The instruction set that the CPU kernels use, or None when they are not built."""
+    return None if load("_C_cpu") else ISAS[ctypes.CDLL(str(path("_C_cpu"))).vtk_cpu_isa()]

@@ -9,7 +9,8 @@
 
 constexpr int64_t kDepth = 256;           // units of D packed at a time
 constexpr int64_t kChunkPrototypes = 512; // handled at a time
-constexpr int64_t kTileFloats = 1 << 17;  // accumulators of a tile
+constexpr int64_t kTileFloats = 1 << 19;  // accumulators of a tile
+constexpr int64_t kLine = 16;             // steps of D between prefetches
 
 inline const char* element(const Matrix& m, int64_t offset, int64_t size) {
   return static_cast<const char*>(m.data) + offset * size;
@@ -54,18 +55,23 @@ int64_t load_units(const char* src, DType dtype, int64_t count, int64_t step, ui
   return units;
 }
 
+// Adds the squares of a row's units to its kWidth partial sums, in four chains so that additions overlap.
 template <class V>
-float sum_of_squares(const uint32_t* units, int64_t count) {
-  typename V::Reg sum = V::zero();
-  for (int64_t i = 0; i < count; i += V::kWidth) {
-    const typename V::Reg x = V::load(units + i);
-    sum = V::dot(x, x, sum);
+void add_squares(const uint32_t* units, int64_t count, float* sums) {
+  using Reg = typename V::Reg;
+  Reg chain[4] = {V::load(reinterpret_cast<uint32_t*>(sums)), V::zero(), V::zero(), V::zero()};
+  int64_t i = 0;
+  for (; i + 4 * V::kWidth <= count; i += 4 * V::kWidth) {
+    for (int c = 0; c < 4; ++c) {
+      const Reg x = V::load(units + i + c * V::kWidth);
+      chain[c] = V::dot(x, x, chain[c]);
+    }
   }
-  float lanes[V::kWidth];
-  V::store(lanes, sum);
-  float total = 0;
-  for (float lane : lanes) total += lane;
-  return total;
+  for (; i < count; i += V::kWidth) {
+    const Reg x = V::load(units + i);
+    chain[0] = V::dot(x, x, chain[0]);
+  }
+  V::store(sums, V::add(V::add(chain[0], chain[1]), V::add(chain[2], chain[3])));
 }
 
 // rows[column][k] -> packed[k][column], k < depth.
@@ -92,16 +98,30 @@ void transpose(const uint32_t* rows, int64_t depth, uint32_t* packed) {
   }
 }
 
+// Rows that a later multiply will read: one cache line of each is requested for every kLine steps.
+struct Ahead {
+  const char* const* rows;
+  int64_t count;
+  int64_t offset;  // bytes into each row
+  int64_t step;    // bytes from one line's worth of steps to the next
+};
+
 // tile[r][..] (+)= sum over k of a[r][k] * b[k][..], for kRows rows and kVectors vectors of prototypes.
 template <class V, int kRows, int kVectors>
-void multiply(const uint32_t* a, const uint32_t* b, int64_t depth, bool first, float* tile) {
+void multiply(const uint32_t* a, const uint32_t* b, int64_t depth, bool first, const Ahead& ahead, float* tile) {
   typename V::Reg acc[kRows][kVectors];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) acc[r][j] = V::zero();
+    for (int j = 0; j < kVectors; ++j) {
+      acc[r][j] = V::zero();
+      __builtin_prefetch(tile + (r * kVectors + j) * V::kWidth, 1);
+    }
   }
   for (int64_t k = 0; k < depth; ++k) {
+    if (k % kLine == 0) {
+      for (int64_t r = 0; r < ahead.count; ++r) __builtin_prefetch(ahead.rows[r] + ahead.offset + k / kLine * ahead.step);
+    }
     typename V::Reg bv[kVectors];
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) bv[j] = V::load(b + (k * kVectors + j) * V::kWidth);
@@ -150,6 +170,7 @@ void score_rows(const ScoreWork& work, int64_t begin, int64_t end) {
   const ScoreProblem& p = *work.problem;
   const int64_t size = p.dtype == DType::kFloat32 ? 4 : 2;
   const int64_t depth_elements = kDepth * (V::kPairs ? 2 : 1);
+  const int64_t unit_bytes = (V::kPairs ? 2 : 1) * size;
   const int64_t chunk_panels = std::max<int64_t>(1, std::min(ceil_div(p.prototype_count, kPanel), kChunkPrototypes / kPanel));
   const int64_t tile_panels = std::max<int64_t>(
       1, std::min(ceil_div(end - begin, kRows), kTileFloats / (chunk_panels * kPanel * kRows)));
@@ -157,7 +178,7 @@ void score_rows(const ScoreWork& work, int64_t begin, int64_t end) {
 
   std::vector<uint32_t> rows(std::max<int64_t>(kRows, kPanel) * kDepth);  // one panel of A, or one of B before packing
   Aligned packed(chunk_panels * kPanel * kDepth), tile(chunk_panels * kPanel * tile_rows);
-  std::vector<float> squares(tile_rows);
+  std::vector<float> squares(tile_rows * V::kWidth);
   std::vector<const char*> source(tile_rows);
   std::vector<Best> best(tile_rows);
 
@@ -172,8 +193,8 @@ void score_rows(const ScoreWork& work, int64_t begin, int64_t end) {
       source[r] = element(p.tokens, s.offset + (s.first + within) * p.tokens.row_stride, size);
       targets[r] = s.scores + within;
       best[r] = {INT32_MIN, 0};
-      squares[r] = 0;
     }
+    std::fill(squares.begin(), squares.end(), 0.0f);
     for (int64_t p0 = 0; p0 < p.prototype_count; p0 += chunk_panels * kPanel) {
       const int64_t panels = std::min(chunk_panels, ceil_div(p.prototype_count - p0, kPanel));
       for (int64_t d0 = 0; d0 < p.width; d0 += depth_elements) {
@@ -185,7 +206,10 @@ void score_rows(const ScoreWork& work, int64_t begin, int64_t end) {
             uint32_t* to = rows.data() + c * kDepth;
             if (proto < p.prototype_count) {
               const int64_t at = proto * p.prototypes.row_stride + d0 * p.prototypes.col_stride;
-              depth = load_units<V>(element(p.prototypes, at, size), p.dtype, elements, p.prototypes.col_stride, to);
+              const char* from = element(p.prototypes, at, size);
+              const char* following = from + p.prototypes.row_stride * size;
+              for (int64_t i = 0; i < kDepth; i += kLine) __builtin_prefetch(following + i * unit_bytes);
+              depth = load_units<V>(from, p.dtype, elements, p.prototypes.col_stride, to);
             } else {
               memset(to, 0, kDepth * sizeof(uint32_t));
             }
@@ -198,11 +222,18 @@ void score_rows(const ScoreWork& work, int64_t begin, int64_t end) {
             uint32_t* to = rows.data() + r * kDepth;
             const char* from = source[r0 + r] + d0 * p.tokens.col_stride * size;
             load_units<V>(from, p.dtype, elements, p.tokens.col_stride, to);
-            if (p0 == 0 && p.cosine) squares[r0 + r] += sum_of_squares<V>(to, depth);
+            if (p0 == 0 && p.cosine) add_squares<V>(to, depth, squares.data() + (r0 + r) * V::kWidth);
           }
+          // The rows read next are those of the next panel, or the first ones again, a chunk of D further.
+          const bool more = r0 + kRows < count;
+          const int64_t next = more ? r0 + kRows : 0, next_d = more ? d0 : d0 + elements;
+          const int64_t ahead = next_d < p.width ? std::min<int64_t>(kRows, count - next) : 0;
           for (int64_t panel = 0; panel < panels; ++panel) {
-            multiply<V, kRows, kVectors>(rows.data(), packed.units() + panel * kPanel * kDepth, depth, d0 == 0,
-                                         tile.floats() + (r0 * panels + panel * kRows) * kPanel);
+            const int64_t from = ahead * panel / panels, to = ahead * (panel + 1) / panels;
+            multiply<V, kRows, kVectors>(
+                rows.data(), packed.units() + panel * kPanel * kDepth, depth, d0 == 0,
+                {source.data() + next + from, to - from, next_d * p.tokens.col_stride * size, kLine * unit_bytes},
+                tile.floats() + (r0 * panels + panel * kRows) * kPanel);
           }
         }
       }
@@ -218,7 +249,9 @@ void score_rows(const ScoreWork& work, int64_t begin, int64_t end) {
     }
     for (int64_t r = 0; r < count; ++r) {
       const float value = max_key_value(best[r].key);
-      const float scale = p.cosine ? reciprocal_norm(squares[r]) : 1.0f;
+      float norm2 = 0;
+      for (int i = 0; i < V::kWidth; ++i) norm2 += squares[r * V::kWidth + i];
+      const float scale = p.cosine ? reciprocal_norm(norm2) : 1.0f;
       p.scores[targets[r]] = (best[r].key == kNanKey ? NAN : value * scale) + 0.0f;
       if (p.argmax.data != nullptr) p.argmax.store(targets[r], best[r].prototype);
     }

@@ -5,12 +5,13 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <cstdint>
 #include <optional>
 #include <sstream>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace vtkernels {
@@ -54,18 +55,31 @@ inline std::string text(const std::vector<int64_t>& shape) {
 }
 
 inline const char* dtype_name(int32_t dtype) {
-  if (dtype == aoti_torch_dtype_float32()) return "float32";
-  if (dtype == aoti_torch_dtype_float16()) return "float16";
-  if (dtype == aoti_torch_dtype_bfloat16()) return "bfloat16";
-  if (dtype == aoti_torch_dtype_float64()) return "float64";
-  if (dtype == aoti_torch_dtype_int32()) return "int32";
-  if (dtype == aoti_torch_dtype_int64()) return "int64";
-  if (dtype == aoti_torch_dtype_bool()) return "bool";
-  return "another dtype";
+  static const std::vector<std::pair<int32_t, const char*>> names = {
+      {aoti_torch_dtype_float32(), "float32"},   {aoti_torch_dtype_float16(), "float16"},
+      {aoti_torch_dtype_bfloat16(), "bfloat16"}, {aoti_torch_dtype_float64(), "float64"},
+      {aoti_torch_dtype_int64(), "int64"},       {aoti_torch_dtype_int32(), "int32"},
+      {aoti_torch_dtype_int16(), "int16"},       {aoti_torch_dtype_int8(), "int8"},
+      {aoti_torch_dtype_uint8(), "uint8"},       {aoti_torch_dtype_bool(), "bool"},
+      {aoti_torch_dtype_complex64(), "complex64"}, {aoti_torch_dtype_complex128(), "complex128"}};
+  for (const auto& [code, name] : names) {
+    if (code == dtype) return name;
+  }
+  return "of another dtype";
 }
 
-#define VTK_CHECK(condition, op, arg, got, allowed) \
-  STD_TORCH_CHECK(condition, op, ": `", arg, "` is ", got, ", allowed: ", allowed)
+template <typename Got, typename Allowed>
+[[noreturn]] void fail(const std::string& op, const std::string& arg, const Got& got, const Allowed& allowed) {
+  std::ostringstream out;
+  out << op << ": `" << arg << "` is " << got << ", allowed: " << allowed;
+  throw std::runtime_error(out.str());
+}
+
+// Not STD_TORCH_CHECK, which puts the place in the source before the message.
+#define VTK_CHECK(condition, op, arg, got, allowed)  \
+  do {                                               \
+    if (!(condition)) fail(op, arg, got, allowed);   \
+  } while (false)
 
 inline void check_rank(const char* op, const std::string& arg, const View& v, int64_t rank, const char* dims) {
   VTK_CHECK(v.dims == rank, op, arg, "of shape " + text(v.shape()), dims);

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..._checks import kv_token_dim
+from ..._checks import kv_token_dim, not_nested
 from .._autograd import gather_with_grad, wants_grad
 
 _op = torch.ops.vtkernels.gather_kv.default
@@ -36,6 +36,7 @@ def gather_kv(kv: Sequence[Tensor], indices: Tensor, *, kv_layout: str = "HND") 
         >>> [t.shape[2] for t in vtkernels.gather_kv([k, v], torch.arange(0, 576, 4)[None])]
         [144, 144]
     """
+    not_nested("gather_kv", kv=kv)
     if wants_grad(kv):
         dim = (0, kv_token_dim("gather_kv", kv_layout))
         return gather_with_grad(lambda caches, idx, _: _op(caches, idx, kv_layout=kv_layout), kv, indices,

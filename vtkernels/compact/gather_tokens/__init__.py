@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
+from ..._checks import not_nested
 from .._autograd import gather_with_grad, wants_grad
 
 _op = torch.ops.vtkernels.gather_tokens.default
@@ -38,6 +39,7 @@ def gather_tokens(tensors: Sequence[Tensor], indices: Tensor, *,
         >>> vtkernels.gather_tokens([hidden, ids], torch.tensor([[1, 5]]))[1]
         tensor([[1, 5]])
     """
+    not_nested("gather_tokens", tensors=tensors)
     dims = [1] * len(tensors) if token_dims is None else list(token_dims)
     if wants_grad(tensors):
         return gather_with_grad(_run, tensors, indices, dims)

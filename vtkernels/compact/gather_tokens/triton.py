@@ -1,0 +1,254 @@
+"""Rows moved as bytes: any dtypes, shapes and strides, many tensors in one launch."""
+
+from collections.abc import Sequence
+from itertools import groupby, product
+from math import prod
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ... import _triton
+from ..._library import STATUS_BAD_INDEX
+from ...tuning import lookup
+
+BAD_INDEX = tl.constexpr(STATUS_BAD_INDEX)
+ADDRESS_WORDS = 2     # kernel parameters for each tensor: source, target
+GEOMETRY_WORDS = 15   # for each geometry: first item, items per tensor, first tensor, the fields of `Geometry`
+RESERVED_WORDS = 64   # left to the kernel's other parameters
+WORDS = tl.constexpr(GEOMETRY_WORDS)
+
+
+class Geometry(NamedTuple):
+    """How a tensor is walked: [batch, outer, inner, tokens] rows of `width` units, strides in bytes."""
+
+    unit: int  # bytes moved as one integer: 16, 8, 4, 2 or 1
+    width: int
+    outer: int
+    inner: int
+    source: tuple[int, int, int, int]  # strides of batch, outer, inner, tokens
+    target: tuple[int, int, int, int]
+
+
+class Move(NamedTuple):
+    """One tensor, or a slice of one, to be gathered."""
+
+    geometry: Geometry
+    source: int  # addresses
+    target: int
+
+
+def moves(source: Tensor, target: Tensor, batch_dim: int | None, token_dim: int) -> list[Move]:
+    """Merge what is contiguous in both tensors. More than two dimensions of rows that do not merge become slices."""
+    step = source.element_size()
+
+    def strides(dim: int | None) -> tuple[int, int]:
+        # A dimension of one element has no stride to speak of; zero keeps it from spoiling the alignment.
+        return tuple(t.stride(dim) * step if dim is not None and t.shape[dim] > 1 else 0 for t in (source, target))
+
+    runs = [[step, 1, 1]]  # [size, source stride, target stride] in bytes, innermost first
+    for dim in reversed(range(source.dim())):
+        if dim in (batch_dim, token_dim) or source.shape[dim] == 1:
+            continue
+        size, run = source.shape[dim], runs[-1]
+        if strides(dim) == (run[0] * run[1], run[0] * run[2]):
+            run[0] *= size
+        else:
+            runs.append([size, *strides(dim)])
+    if prod(run[0] for run in runs) == 0:
+        return []
+    width, rows = runs[0][0], [*runs[1:], [1, 0, 0], [1, 0, 0]]
+    batch, token = strides(batch_dim), strides(token_dim)
+    inner, outer, sliced = rows[0], rows[1], rows[2:]
+    result = []
+    for place in product(*(range(run[0]) for run in sliced)):
+        addresses = [t.data_ptr() + sum(i * run[axis] for i, run in zip(place, sliced, strict=True))
+                     for axis, t in ((1, source), (2, target))]
+        unit = next(u for u in (16, 8, 4, 2, 1)
+                    if not any(v % u for v in (width, *addresses, *batch, *token, *inner[1:], *outer[1:])))
+        geometry = Geometry(unit, width // unit, outer[0], inner[0], (batch[0], outer[1], inner[1], token[0]),
+                            (batch[1], outer[2], inner[2], token[1]))
+        result.append(Move(geometry, *addresses))
+    return result
+
+
+class Table(NamedTuple):
+    """The kernel arguments that describe the moves of one launch."""
+
+    addresses: tuple[int, ...]
+    geometries: tuple[int, ...]
+    row_items: int  # work items for each batch row
+    options: dict[str, object]  # constexprs
+
+
+def tables(all_moves: Sequence[Move], kept: int, block_rows: int, block_bytes: int,
+           reserved: int = RESERVED_WORDS) -> list[Table]:
+    """Pack moves into as few launches as the kernel parameters allow. A work item is `block_rows` tokens of one row
+    of heads, `block_bytes` wide."""
+    if kept == 0:
+        return []
+    found = []
+    pending = [list(group) for _, group in groupby(sorted(all_moves), key=lambda move: move.geometry)]
+    while pending:
+        room, groups = _triton.PARAMETER_WORDS - reserved, []
+        while pending and room >= GEOMETRY_WORDS + ADDRESS_WORDS:
+            take = (room - GEOMETRY_WORDS) // ADDRESS_WORDS
+            groups.append(pending[0][:take])
+            room -= GEOMETRY_WORDS + ADDRESS_WORDS * len(groups[-1])
+            pending[0] = pending[0][take:]
+            if not pending[0]:
+                pending.pop(0)
+        found.append(_table(groups, kept, block_rows, block_bytes))
+    return found
+
+
+def _table(groups: Sequence[Sequence[Move]], kept: int, block_rows: int, block_bytes: int) -> Table:
+    widest = max(group[0].geometry.width * group[0].geometry.unit for group in groups)
+    block_bytes = min(block_bytes, max(16, triton.next_power_of_2(widest)))
+    words: list[int] = []
+    item = tensor = 0
+    for group in groups:
+        g = group[0].geometry
+        columns = triton.cdiv(g.width * g.unit, block_bytes)
+        per_tensor = g.outer * g.inner * triton.cdiv(kept, block_rows) * columns
+        words += (item, per_tensor, tensor, g.unit, g.width, g.inner, columns, *g.source, *g.target)
+        item += per_tensor * len(group)
+        tensor += len(group)
+    addresses = [address for group in groups for move in group for address in (move.source, move.target)]
+    units = tuple(sorted({group[0].geometry.unit for group in groups}, reverse=True))
+    return Table(_triton.pack(addresses), _triton.pack(words), item,
+                 {"TENSORS": tensor, "GROUPS": len(groups), "UNITS": units, "BLOCK_ROWS": block_rows,
+                  "BLOCK_BYTES": block_bytes})
+
+
+@triton.jit
+def _copy_units(source, target, index, found, row, in_range, width, source_token, target_token, column,
+                UNIT: tl.constexpr, BLOCK_BYTES: tl.constexpr):
+    # 16 bytes are a pair of int64, which the hints below let the compiler move by one instruction.
+    LANES: tl.constexpr = 2 if UNIT == 16 else 1
+    ELEMENT: tl.constexpr = tl.int64 if UNIT >= 8 else (tl.int32 if UNIT == 4 else (tl.int16 if UNIT == 2 else tl.int8))
+    BLOCK: tl.constexpr = BLOCK_BYTES // UNIT * LANES
+    source = tl.multiple_of(source.to(tl.pointer_type(ELEMENT)), UNIT)
+    target = tl.multiple_of(target.to(tl.pointer_type(ELEMENT)), UNIT)
+    lane = column * BLOCK + tl.arange(0, BLOCK)
+    inside = in_range[:, None] & (lane < width * LANES)[None, :]
+    source_row = index * (source_token // UNIT * LANES)
+    target_row = row * (target_token // UNIT * LANES)
+    units = tl.load(source + (source_row[:, None] + lane[None, :]), mask=found[:, None] & inside, other=0)
+    tl.store(target + (target_row[:, None] + lane[None, :]), units, mask=inside)
+
+
+@triton.jit
+def move_item(item, batch, indices, index_stride, tokens, kept, addresses, geometries, TENSORS: tl.constexpr,
+              GROUPS: tl.constexpr, UNITS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_BYTES: tl.constexpr):
+    """Work item `item` (int64) of batch row `batch` (int64): a block of rows, zeros where an index is out of range.
+
+    Returns how many of its indices are out of range. Words stay packed until the right one is chosen; the helper-free
+    form is for the interpreter, where each call of a helper costs as much as the rest.
+    """
+    first = geometries[0]
+    chosen = 0
+    for g in tl.static_range(1, GROUPS):
+        if item >= (geometries[g * WORDS] << 2) >> 3:
+            first = geometries[g * WORDS]
+            chosen = g
+    per_tensor, tensor, unit = geometries[1], geometries[2], geometries[3]
+    width, inner, columns = geometries[4], geometries[5], geometries[6]
+    source_batch, source_outer, source_inner, source_token = geometries[7], geometries[8], geometries[9], geometries[10]
+    target_batch, target_outer, target_inner, target_token = geometries[11], geometries[12], geometries[13], geometries[14]
+    for g in tl.static_range(1, GROUPS):
+        if chosen == g:
+            per_tensor, tensor, unit = geometries[g * WORDS + 1], geometries[g * WORDS + 2], geometries[g * WORDS + 3]
+            width, inner, columns = geometries[g * WORDS + 4], geometries[g * WORDS + 5], geometries[g * WORDS + 6]
+            source_batch, source_outer = geometries[g * WORDS + 7], geometries[g * WORDS + 8]
+            source_inner, source_token = geometries[g * WORDS + 9], geometries[g * WORDS + 10]
+            target_batch, target_outer = geometries[g * WORDS + 11], geometries[g * WORDS + 12]
+            target_inner, target_token = geometries[g * WORDS + 13], geometries[g * WORDS + 14]
+    item -= (first << 2) >> 3
+    per_tensor = (per_tensor << 2) >> 3
+    tensor = ((tensor << 2) >> 3) + item // per_tensor
+    item = item % per_tensor
+    source = addresses[0]
+    target = addresses[1]
+    for t in tl.static_range(1, TENSORS):
+        if tensor == t:
+            source = addresses[2 * t]
+            target = addresses[2 * t + 1]
+
+    columns = (columns << 2) >> 3
+    column = item % columns
+    item = item // columns
+    row_blocks = (kept + (BLOCK_ROWS - 1)) // BLOCK_ROWS
+    row = (item % row_blocks) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    head = item // row_blocks
+    inner = (inner << 2) >> 3
+    outer_head = head // inner
+    inner_head = head % inner
+    source = (source << 2) >> 3
+    source += batch * ((source_batch << 2) >> 3)
+    source += outer_head * ((source_outer << 2) >> 3) + inner_head * ((source_inner << 2) >> 3)
+    target = (target << 2) >> 3
+    target += batch * ((target_batch << 2) >> 3)
+    target += outer_head * ((target_outer << 2) >> 3) + inner_head * ((target_inner << 2) >> 3)
+
+    in_range = row < kept
+    index = tl.load(indices + row * index_stride, mask=in_range, other=0).to(tl.int64)
+    found = (index >= 0) & (index < tokens)
+    width = (width << 2) >> 3
+    source_token = (source_token << 2) >> 3
+    target_token = (target_token << 2) >> 3
+    unit = (unit << 2) >> 3
+    for u in tl.static_range(len(UNITS)):
+        if unit == UNITS[u]:
+            _copy_units(source, target, index, found, row, in_range, width, source_token, target_token, column,
+                        UNITS[u], BLOCK_BYTES)
+    return tl.sum((in_range & (found == 0)).to(tl.int32), 0)
+
+
+@triton.jit(do_not_specialize=["tokens", "kept", "row_items", "items", "index_batch", "index_stride"])
+def gather_kernel(indices, index_batch: tl.int64, index_stride: tl.int64, tokens: tl.int64, kept: tl.int64,
+                  row_items: tl.int64, items: tl.int64, status, addresses, geometries, TENSORS: tl.constexpr,
+                  GROUPS: tl.constexpr, UNITS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_BYTES: tl.constexpr):
+    for item in range(tl.program_id(0).to(tl.int64), items, tl.num_programs(0)):
+        batch = item // row_items
+        bad = move_item(item % row_items, batch, indices + batch * index_batch, index_stride, tokens, kept, addresses,
+                        geometries, TENSORS, GROUPS, UNITS, BLOCK_ROWS, BLOCK_BYTES)
+        if status is not None:
+            if bad > 0:
+                tl.atomic_or(status, BAD_INDEX)
+
+
+@triton.jit(do_not_specialize=["tokens", "kept", "count", "index_batch", "index_stride"])
+def check_kernel(indices, index_batch: tl.int64, index_stride: tl.int64, tokens: tl.int64, kept: tl.int64,
+                 count: tl.int64, status, BLOCK: tl.constexpr):
+    """The status bit of a gather that has no bytes to move."""
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    index = tl.load(indices + (place // kept) * index_batch + (place % kept) * index_stride, mask=place < count, other=0)
+    if tl.sum(((place < count) & ((index < 0) | (index >= tokens))).to(tl.int32), 0) > 0:
+        tl.atomic_or(status, BAD_INDEX)
+
+
+def gather(all_moves: Sequence[Move], indices: Tensor, tokens: int, status: Tensor | None, config: dict) -> None:
+    """Move the rows that `indices` [B, k] names."""
+    if indices.numel() == 0:
+        return
+    batch, kept = indices.shape
+    address = (indices, *indices.stride(), tokens, kept)
+    if status is not None and not all_moves:
+        _triton.launch(check_kernel, triton.cdiv(indices.numel(), 1024), indices.device, *address, indices.numel(),
+                       status, BLOCK=1024)
+    for table in tables(all_moves, kept, config["block_rows"], config["block_bytes"]):
+        items = batch * table.row_items
+        _triton.launch(gather_kernel, items, indices.device, *address, table.row_items, items, status,
+                       table.addresses, table.geometries, **table.options, num_warps=config["num_warps"],
+                       num_stages=config["num_stages"])
+
+
+def gather_tokens_out(tensors: Sequence[Tensor], indices: Tensor, *, token_dims: Sequence[int] | None = None,
+                      out: Sequence[Tensor], status: Tensor | None = None) -> None:
+    dims = token_dims or [1] * len(tensors)
+    config = lookup.config("gather_tokens", _triton.device_name(indices.device), tensors[0].dtype,
+                           k=indices.shape[1], tensors=len(tensors))
+    gather([move for t, o, dim in zip(tensors, out, dims, strict=True) for move in moves(t, o, dim - 1, dim)],
+           indices, tensors[0].shape[dims[0]], status, config)
