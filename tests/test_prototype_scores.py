@@ -77,9 +77,9 @@ def test_a_row_does_not_depend_on_its_neighbours(backend):
         assert alone.item() == together[i].item()
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "avx512bf16", "avx512bf16-emulated"])
+@pytest.mark.parametrize("isa", _native.ISAS)
 def test_every_instruction_set(isa):
-    level = ["baseline", "avx2", "avx512", "avx512bf16", "avx512bf16-emulated"].index(isa)
+    level = _native.ISAS.index(isa)
     library = ctypes.CDLL(str(_native.path("_C_cpu")))
     needed = min(level, 2) if isa.endswith("emulated") else level
     if library.vtk_cpu_supported_isa() < needed:

@@ -3,14 +3,14 @@
 //   kRows2, kRows3, rows of the register tile for panels of two and three vectors
 //   zero, load, broadcast, dot(a, b, acc) = acc + <a, b> per lane, store, halves(const uint16_t*, n, float*)
 //
-// Per thread: a tile of rows x a chunk of prototypes accumulates over chunks of D. Prototypes are packed so that a vector
-// holds kWidth of them; token values are broadcast. Each product is exact and added in float32, chunk by chunk in fixed
-// order, so a row's score depends on neither its neighbours nor the number of threads.
+// Per thread: a tile of rows x a chunk of prototypes accumulates over chunks of D. Prototypes are packed so that a
+// vector holds kWidth of them; token values are broadcast. Each product is exact and added in float32, chunk by chunk
+// in fixed order, so a row's score depends on neither its neighbours nor the number of threads.
 
-constexpr int64_t kDepth = 256;           // units of D packed at a time
-constexpr int64_t kChunkPrototypes = 512; // handled at a time
-constexpr int64_t kTileFloats = 1 << 19;  // accumulators of a tile
-constexpr int64_t kLine = 16;             // steps of D between prefetches
+constexpr int64_t kDepth = 256;            // units of D packed at a time
+constexpr int64_t kChunkPrototypes = 512;  // handled at a time
+constexpr int64_t kTileFloats = 1 << 19;   // accumulators of a tile
+constexpr int64_t kLine = 16;              // steps of D between prefetches
 
 inline const char* element(const Matrix& m, int64_t offset, int64_t size) {
   return static_cast<const char*>(m.data) + offset * size;
@@ -120,7 +120,8 @@ void multiply(const uint32_t* a, const uint32_t* b, int64_t depth, bool first, c
   }
   for (int64_t k = 0; k < depth; ++k) {
     if (k % kLine == 0) {
-      for (int64_t r = 0; r < ahead.count; ++r) __builtin_prefetch(ahead.rows[r] + ahead.offset + k / kLine * ahead.step);
+      for (int64_t r = 0; r < ahead.count; ++r)
+        __builtin_prefetch(ahead.rows[r] + ahead.offset + k / kLine * ahead.step);
     }
     typename V::Reg bv[kVectors];
 #pragma GCC unroll 4
@@ -171,9 +172,10 @@ void score_rows(const ScoreWork& work, int64_t begin, int64_t end) {
   const int64_t size = p.dtype == DType::kFloat32 ? 4 : 2;
   const int64_t depth_elements = kDepth * (V::kPairs ? 2 : 1);
   const int64_t unit_bytes = (V::kPairs ? 2 : 1) * size;
-  const int64_t chunk_panels = std::max<int64_t>(1, std::min(ceil_div(p.prototype_count, kPanel), kChunkPrototypes / kPanel));
-  const int64_t tile_panels = std::max<int64_t>(
-      1, std::min(ceil_div(end - begin, kRows), kTileFloats / (chunk_panels * kPanel * kRows)));
+  const int64_t chunk_panels =
+      std::max<int64_t>(1, std::min(ceil_div(p.prototype_count, kPanel), kChunkPrototypes / kPanel));
+  const int64_t tile_panels =
+      std::max<int64_t>(1, std::min(ceil_div(end - begin, kRows), kTileFloats / (chunk_panels * kPanel * kRows)));
   const int64_t tile_rows = tile_panels * kRows;
 
   std::vector<uint32_t> rows(std::max<int64_t>(kRows, kPanel) * kDepth);  // one panel of A, or one of B before packing
@@ -182,7 +184,8 @@ void score_rows(const ScoreWork& work, int64_t begin, int64_t end) {
   std::vector<const char*> source(tile_rows);
   std::vector<Best> best(tile_rows);
 
-  int64_t segment = std::upper_bound(work.row_begin, work.row_begin + work.segment_count + 1, begin) - work.row_begin - 1;
+  int64_t segment =
+      std::upper_bound(work.row_begin, work.row_begin + work.segment_count + 1, begin) - work.row_begin - 1;
   for (int64_t row0 = begin; row0 < end; row0 += tile_rows) {
     const int64_t count = std::min(tile_rows, end - row0);
     std::vector<int64_t> targets(count);

@@ -1,5 +1,5 @@
-// Exact selection of k scores by radix search on 32-bit keys, then one pass in index order: ascending output, ties to the
-// lowest index, no sort.
+// Exact selection of k scores by radix search on 32-bit keys, then one pass in index order: ascending output, ties to
+// the lowest index, no sort.
 #include <vector>
 
 #include "vtkernels/cpu.h"

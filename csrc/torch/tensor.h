@@ -1,4 +1,5 @@
-// Tensor metadata and argument checks over the stable ABI. Each error names the argument, what came and what is allowed.
+// Tensor metadata and argument checks over the stable ABI. Each error names the argument, what came and what is
+// allowed.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -56,11 +57,11 @@ inline std::string text(const std::vector<int64_t>& shape) {
 
 inline const char* dtype_name(int32_t dtype) {
   static const std::vector<std::pair<int32_t, const char*>> names = {
-      {aoti_torch_dtype_float32(), "float32"},   {aoti_torch_dtype_float16(), "float16"},
-      {aoti_torch_dtype_bfloat16(), "bfloat16"}, {aoti_torch_dtype_float64(), "float64"},
-      {aoti_torch_dtype_int64(), "int64"},       {aoti_torch_dtype_int32(), "int32"},
-      {aoti_torch_dtype_int16(), "int16"},       {aoti_torch_dtype_int8(), "int8"},
-      {aoti_torch_dtype_uint8(), "uint8"},       {aoti_torch_dtype_bool(), "bool"},
+      {aoti_torch_dtype_float32(), "float32"},     {aoti_torch_dtype_float16(), "float16"},
+      {aoti_torch_dtype_bfloat16(), "bfloat16"},   {aoti_torch_dtype_float64(), "float64"},
+      {aoti_torch_dtype_int64(), "int64"},         {aoti_torch_dtype_int32(), "int32"},
+      {aoti_torch_dtype_int16(), "int16"},         {aoti_torch_dtype_int8(), "int8"},
+      {aoti_torch_dtype_uint8(), "uint8"},         {aoti_torch_dtype_bool(), "bool"},
       {aoti_torch_dtype_complex64(), "complex64"}, {aoti_torch_dtype_complex128(), "complex128"}};
   for (const auto& [code, name] : names) {
     if (code == dtype) return name;
@@ -76,9 +77,9 @@ template <typename Got, typename Allowed>
 }
 
 // Not STD_TORCH_CHECK, which puts the place in the source before the message.
-#define VTK_CHECK(condition, op, arg, got, allowed)  \
-  do {                                               \
-    if (!(condition)) fail(op, arg, got, allowed);   \
+#define VTK_CHECK(condition, op, arg, got, allowed) \
+  do {                                              \
+    if (!(condition)) fail(op, arg, got, allowed);  \
   } while (false)
 
 inline void check_rank(const char* op, const std::string& arg, const View& v, int64_t rank, const char* dims) {
@@ -116,8 +117,8 @@ inline void check_output(const char* op, const std::string& arg, const Tensor& t
   VTK_CHECK(v.dtype == dtype || (any_index && is_index(v.dtype)), op, arg, dtype_name(v.dtype),
             (any_index ? "int32, int64" : dtype_name(dtype)));
   VTK_CHECK(v.shape() == shape, op, arg, "of shape " + text(v.shape()), text(shape));
-  VTK_CHECK(v.dims == 0 || v.sizes[v.dims - 1] <= 1 || v.strides[v.dims - 1] == 1, op, arg, "of last stride other than 1",
-            "1");
+  VTK_CHECK(v.dims == 0 || v.sizes[v.dims - 1] <= 1 || v.strides[v.dims - 1] == 1, op, arg,
+            "of last stride other than 1", "1");
 }
 
 inline Tensor empty(const std::vector<int64_t>& shape, int32_t dtype, int32_t device_type, int32_t device_index) {

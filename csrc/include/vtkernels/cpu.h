@@ -28,7 +28,8 @@ struct Parallel {
     if (count <= 0) return;
     if (threads <= 1 || count <= grain) return body(int64_t{0}, count);
     using Body = std::remove_reference_t<F>;
-    run(count, grain, [](void* c, int64_t b, int64_t e) { (*static_cast<Body*>(c))(b, e); },
+    run(
+        count, grain, [](void* c, int64_t b, int64_t e) { (*static_cast<Body*>(c))(b, e); },
         const_cast<std::remove_const_t<Body>*>(&body));
   }
 };
@@ -64,12 +65,12 @@ struct ScoreProblem {
   DType dtype;
   Matrix tokens;
   Matrix prototypes;
-  int64_t width;              // D
-  int64_t prototype_count;    // P
-  const float* rnorm;         // [P], or null: computed
+  int64_t width;            // D
+  int64_t prototype_count;  // P
+  const float* rnorm;       // [P], or null: computed
   bool cosine;
   float* scores;
-  IndexOut argmax;            // data may be null
+  IndexOut argmax;  // data may be null
 };
 
 // Scores of every row of every segment, by the rules of vtkernels.prototype_scores.

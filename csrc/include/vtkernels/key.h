@@ -1,5 +1,5 @@
-// Integer keys that order float scores. Selection and arg-max compare these keys and never floats, so that ties, NaN and
-// signed zeros have one meaning on every backend.
+// Integer keys that order float scores. Selection and arg-max compare these keys and never floats, so that ties, NaN
+// and signed zeros have one meaning on every backend.
 #pragma once
 
 #include <cstdint>

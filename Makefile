@@ -1,0 +1,56 @@
+# Every target makes its own .venv; nothing needs to be installed beforehand but Python >= 3.10 and a C++ compiler.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+IMAGES ?=
+VENV := .venv
+PY := $(VENV)/bin/python
+NATIVE := pyproject.toml setup.py $(wildcard csrc/*.txt csrc/*/*.* csrc/include/vtkernels/*.* csrc/include/vtkernels/*/*.*)
+
+.PHONY: demo test test-long bench gpu lint format wheel clean
+
+demo: $(VENV)/.demo
+	$(PY) -m vtkernels demo $(if $(IMAGES),--images $(IMAGES))
+
+test: $(VENV)/.dev
+	$(PY) -m pytest
+
+test-long: $(VENV)/.dev
+	$(PY) -m pytest -m long
+
+bench: $(VENV)/.dev
+	$(PY) -m vtkernels bench
+	$(PY) -m benchmarks.host_cost
+	$(PY) -m benchmarks.scaling
+
+# On the GPU machine's own Python and torch, without a venv and without a network.
+gpu:
+	$(PYTHON) -m benchmarks.gpu
+
+lint: $(VENV)/.dev
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(VENV)/bin/clang-format --dry-run -Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inl' 'csrc/*.cu' 'csrc/*.cuh')
+
+format: $(VENV)/.dev
+	$(PY) -m ruff check --fix .
+	$(VENV)/bin/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inl' 'csrc/*.cu' 'csrc/*.cuh')
+
+wheel: $(VENV)/.demo
+	$(PY) -m pip wheel -q --no-build-isolation --no-deps -w dist .
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --upgrade pip
+	$(PY) -m pip install -q "$(TORCH)" "setuptools>=77" wheel
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.torch $(NATIVE)
+	VTKERNELS_BUILD_NATIVE=1 $(PY) -m pip install -q --no-build-isolation -e ".[demo]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(PY) -m pip install -q --no-build-isolation -e ".[demo,test,bench,lint]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist demo_out *.egg-info vtkernels/_C_*.so

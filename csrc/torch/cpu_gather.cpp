@@ -1,0 +1,168 @@
+// gather_tokens and gather_kv as torch ops on the CPU.
+#include "cpu_common.h"
+
+namespace vtkernels {
+namespace {
+
+// Dimensions [first, last) of a tensor as one loop, when their strides allow it.
+struct Loop {
+  int64_t count, stride;
+};
+
+std::optional<Loop> merge_dims(const View& v, int64_t first, int64_t last) {
+  Loop loop{1, 0};
+  for (int64_t i = last - 1; i >= first; --i) {
+    if (v.sizes[i] == 1) continue;
+    if (loop.count == 1) {
+      loop = {v.sizes[i], v.strides[i]};
+    } else if (v.strides[i] == loop.count * loop.stride) {
+      loop.count *= v.sizes[i];
+    } else if (v.sizes[i] == 0) {
+      loop.count = 0;
+    } else {
+      return std::nullopt;
+    }
+  }
+  return loop;
+}
+
+// Rows of a [.., B, tokens, ..] tensor: dimensions before the batch are the outer loop, those after the tokens the row.
+std::optional<RowCopy> token_rows(const View& src, const View& dst, int64_t dim) {
+  const auto outer = merge_dims(src, 0, dim - 1), row = merge_dims(src, dim + 1, src.dims);
+  const auto outer_dst = merge_dims(dst, 0, dim - 1), row_dst = merge_dims(dst, dim + 1, dst.dims);
+  if (!outer || !row || !outer_dst || !row_dst || (row_dst->count > 1 && row_dst->stride != 1)) return std::nullopt;
+  const int64_t size = src.element();
+  return RowCopy{src.data(),
+                 dst.mutable_data(),
+                 outer->count,
+                 row->count,
+                 size,
+                 row->count > 1 ? row->stride * size : size,
+                 src.strides[dim - 1] * size,
+                 outer->stride * size,
+                 src.strides[dim] * size,
+                 dst.strides[dim - 1] * size,
+                 outer_dst->stride * size,
+                 dst.strides[dim] * size};
+}
+
+Indices index_view(const char* op, const Tensor& indices, int64_t batch) {
+  check_device(op, "indices", indices, cpu_type());
+  const View v(indices);
+  VTK_CHECK(is_index(v.dtype), op, "indices", dtype_name(v.dtype), "int32, int64");
+  check_rank(op, "indices", v, 2, "a 2-D tensor [B, k]");
+  check_size(op, "indices", v.sizes[0], batch, "B");
+  return {v.data(), v.dtype == aoti_torch_dtype_int64(), v.strides[0], v.strides[1]};
+}
+
+std::vector<int64_t> check_tokens(const char* op, const Tensors& tensors,
+                                  const std::optional<std::vector<int64_t>>& dims) {
+  VTK_CHECK(!tensors.empty(), op, "tensors", "empty", "at least one tensor");
+  const std::vector<int64_t> token_dims = dims.value_or(std::vector<int64_t>(tensors.size(), 1));
+  check_size(op, "token_dims", static_cast<int64_t>(token_dims.size()), static_cast<int64_t>(tensors.size()),
+             "entries");
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const std::string arg = "tensors[" + std::to_string(i) + "]";
+    check_device(op, arg, tensors[i], cpu_type());
+    const View v(tensors[i]), first(tensors[0]);
+    const int64_t dim = token_dims[i];
+    VTK_CHECK(dim >= 1 && dim < v.dims, op, "token_dims[" + std::to_string(i) + "]", dim,
+              "1 to " + std::to_string(v.dims - 1) + " (batch is the dimension before it)");
+    check_size(op, arg, v.sizes[dim - 1], first.sizes[token_dims[0] - 1], "B");
+    check_size(op, arg, v.sizes[dim], first.sizes[token_dims[0]], "tokens");
+  }
+  return token_dims;
+}
+
+int32_t run_gather_tokens(const char* op, const Tensors& tensors, const Tensor& indices,
+                          const std::vector<int64_t>& dims, const Tensors& out) {
+  const View first(tensors[0]);
+  const int64_t batch = first.sizes[dims[0] - 1], tokens = first.sizes[dims[0]];
+  const Indices idx = index_view(op, indices, batch);
+  std::vector<RowCopy> copies;
+  Tensors dense;  // keeps copies alive: inputs whose inner dimensions are not one loop
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    std::optional<RowCopy> rows = token_rows(View(tensors[i]), View(out[i]), dims[i]);
+    if (!rows) {
+      VTK_CHECK(token_rows(View(out[i]), View(out[i]), dims[i]), op, "out[" + std::to_string(i) + "]",
+                "of strides that are not dense around batch and tokens", "dense inner dimensions");
+      dense.push_back(torch::stable::contiguous(tensors[i]));
+      rows = token_rows(View(dense.back()), View(out[i]), dims[i]);
+    }
+    copies.push_back(*rows);
+  }
+  return cpu::gather_rows(torch_pool(), copies, idx, batch, View(indices).sizes[1], tokens) ? kBadIndex : 0;
+}
+
+Tensors gather_tokens(Tensors tensors, const Tensor indices, std::optional<std::vector<int64_t>> token_dims) {
+  const char* op = "gather_tokens";
+  const std::vector<int64_t> dims = check_tokens(op, tensors, token_dims);
+  index_view(op, indices, View(tensors[0]).sizes[dims[0] - 1]);
+  Tensors out;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const View v(tensors[i]);
+    out.push_back(empty_cpu(with_tokens(v, dims[i], View(indices).sizes[1]), v.dtype));
+  }
+  run_gather_tokens(op, tensors, indices, dims, out);
+  return out;
+}
+
+void gather_tokens_out(Tensors tensors, const Tensor indices, std::optional<std::vector<int64_t>> token_dims,
+                       Tensors out, std::optional<Tensor> status) {
+  const char* op = "gather_tokens.out";
+  const std::vector<int64_t> dims = check_tokens(op, tensors, token_dims);
+  index_view(op, indices, View(tensors[0]).sizes[dims[0] - 1]);
+  check_outputs(op, "out", out, tensors, dims, View(indices).sizes[1]);
+  check_status(op, status);
+  set_status(status, run_gather_tokens(op, tensors, indices, dims, out));
+}
+
+struct KvShape {
+  int64_t dim, batch, tokens;
+};
+
+KvShape check_gather_kv(const char* op, const Tensors& kv, const Tensor& indices, const std::string& layout) {
+  VTK_CHECK(!kv.empty(), op, "kv", "empty", "at least one tensor");
+  const int64_t dim = token_dim(op, layout);
+  const View first(kv[0]);
+  check_rank(op, "kv[0]", first, 4, "[B, H, N, d] or [B, N, H, d], as kv_layout says");
+  const KvShape shape{dim, first.sizes[0], first.sizes[dim]};
+  check_kv(op, kv, dim, shape.batch, shape.tokens, false);
+  index_view(op, indices, shape.batch);
+  return shape;
+}
+
+int32_t run_gather_kv(const char* op, const Tensors& kv, const Tensor& indices, const KvShape& shape,
+                      const Tensors& out) {
+  std::vector<RowCopy> copies;
+  for (size_t i = 0; i < kv.size(); ++i) copies.push_back(kv_rows(View(kv[i]), View(out[i]), shape.dim == 2, false));
+  const Indices idx = index_view(op, indices, shape.batch);
+  return cpu::gather_rows(torch_pool(), copies, idx, shape.batch, View(indices).sizes[1], shape.tokens) ? kBadIndex : 0;
+}
+
+Tensors gather_kv(Tensors kv, const Tensor indices, std::string layout) {
+  const char* op = "gather_kv";
+  const KvShape shape = check_gather_kv(op, kv, indices, layout);
+  Tensors out = empty_kv(kv, shape.dim, View(indices).sizes[1]);
+  run_gather_kv(op, kv, indices, shape, out);
+  return out;
+}
+
+void gather_kv_out(Tensors kv, const Tensor indices, std::string layout, Tensors out, std::optional<Tensor> status) {
+  const char* op = "gather_kv.out";
+  const KvShape shape = check_gather_kv(op, kv, indices, layout);
+  check_outputs(op, "out", out, kv, std::vector<int64_t>(kv.size(), shape.dim), View(indices).sizes[1]);
+  check_status(op, status);
+  set_status(status, run_gather_kv(op, kv, indices, shape, out));
+}
+
+}  // namespace
+}  // namespace vtkernels
+
+STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
+  using namespace vtkernels;
+  m.impl("gather_tokens", TORCH_BOX(&gather_tokens));
+  m.impl("gather_tokens.out", TORCH_BOX(&gather_tokens_out));
+  m.impl("gather_kv", TORCH_BOX(&gather_kv));
+  m.impl("gather_kv.out", TORCH_BOX(&gather_kv_out));
+}
