@@ -1,9 +1,9 @@
 // Score kernel for AVX2 with FMA and F16C.
 #include "score_common.h"
+#include "target.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
+VTK_TARGET("avx2,fma,f16c")
 
 namespace vtkernels::cpu {
 namespace {
@@ -38,5 +38,5 @@ void score_avx2(const ScoreWork& work, int64_t begin, int64_t end) { score<V>(wo
 
 }  // namespace vtkernels::cpu
 
-#pragma GCC pop_options
+VTK_TARGET_END
 #endif

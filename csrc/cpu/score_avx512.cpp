@@ -1,12 +1,12 @@
 // Score kernel for AVX-512 (F, BW, DQ, VL), and the bf16-pair layout of the AVX512_BF16 kernel in plain AVX-512.
 #include "score_common.h"
+#include "target.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // gcc 12's own AVX-512 header
 #endif
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+VTK_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 
 namespace vtkernels::cpu {
 namespace {
@@ -37,5 +37,5 @@ void score_avx512bf16_emulated(const ScoreWork& work, int64_t begin, int64_t end
 
 }  // namespace vtkernels::cpu
 
-#pragma GCC pop_options
+VTK_TARGET_END
 #endif

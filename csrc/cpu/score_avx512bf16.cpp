@@ -1,12 +1,12 @@
 // Score kernel for bf16 inputs on processors with AVX512_BF16: exact products of pairs, added in float32.
 #include "score_common.h"
+#include "target.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // gcc 12's own AVX-512 header
 #endif
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")
+VTK_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")
 
 namespace vtkernels::cpu {
 namespace {
@@ -29,5 +29,5 @@ void score_avx512bf16(const ScoreWork& work, int64_t begin, int64_t end) { score
 
 }  // namespace vtkernels::cpu
 
-#pragma GCC pop_options
+VTK_TARGET_END
 #endif

@@ -1,0 +1,58 @@
+"""The docs are true of the code: the environment table, the README's example, public docstrings."""
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import vtkernels
+from vtkernels import _dispatch, _env
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_environment_variable_is_documented_and_read_in_one_place():
+    documented = re.findall(r"^\| `(VTKERNELS_\w+)`", (ROOT / "docs/environment.md").read_text(), re.M)
+    assert documented == [name for name, _, _ in _env.TABLE]
+    assert len(documented) <= 7
+    for file in (ROOT / "vtkernels").rglob("*.py"):
+        if file.name != "_env.py":
+            assert not re.search(r"environ(\.get\(|\[)\"VTKERNELS_", file.read_text()), file
+
+
+@pytest.mark.parametrize("op", _dispatch.STAGES)
+def test_docstring_examples(op):
+    module = importlib.import_module(f"vtkernels.{_dispatch.STAGES[op]}.{op}")
+    test = doctest.DocTestFinder().find(getattr(module, op), op, globs={"torch": torch, "vtkernels": vtkernels})[0]
+    assert test.examples
+    failures = []
+    doctest.DocTestRunner().run(test, out=failures.append)
+    assert not failures, "".join(failures)
+
+
+def test_the_module_docstring_example():
+    test = doctest.DocTestFinder().find(vtkernels.nn.PruneTopK, "PruneTopK",
+                                        globs={"torch": torch, "vtkernels": vtkernels})[0]
+    failures = []
+    doctest.DocTestRunner().run(test, out=failures.append)
+    assert not failures, "".join(failures)
+
+
+def test_readme_examples_run():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert blocks
+    scope: dict = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), scope)
+
+
+def test_readme_links_and_commands_exist():
+    text = (ROOT / "README.md").read_text()
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
+        assert (ROOT / target).exists(), target
+    targets = set(re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.M))
+    for command in re.findall(r"`make ([\w-]+)", text):
+        assert command in targets, command
