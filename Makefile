@@ -18,9 +18,9 @@ test-long: $(VENV)/.dev
 	$(PY) -m pytest -m long
 
 bench: $(VENV)/.dev
-	$(PY) -m vtkernels bench
 	$(PY) -m benchmarks.host_cost
 	$(PY) -m benchmarks.scaling
+	$(PY) -m vtkernels bench --group ten
 
 # On the GPU machine's own Python and torch, without a venv and without a network.
 gpu:

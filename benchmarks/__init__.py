@@ -1,0 +1,1 @@
+"""Microbenchmarks: shapes and their counts, peers, timing, checks, tables. Start at `run.py`."""
