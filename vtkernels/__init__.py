@@ -1,6 +1,6 @@
 """vtkernels: fast, exact kernels for visual-token reduction in multimodal LLMs (score, select, compact)."""
 
-from . import _dispatch, nn
+from . import _dispatch, nn, prototypes
 from ._dispatch import explain
 from ._library import workspace_size
 from ._version import __version__
@@ -17,6 +17,7 @@ __all__ = [
     "gather_kv",
     "gather_tokens",
     "nn",
+    "prototypes",
     "prototype_scores",
     "prune_topk",
     "prune_topk_varlen",

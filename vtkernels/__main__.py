@@ -10,7 +10,7 @@ import torch
 
 import vtkernels
 
-from . import _dispatch, _env, _info, _library
+from . import _dispatch, _env, _info
 from .demo import DemoError
 from .prototypes import SHIPPED, CodebookError, build_kmeans, save
 

@@ -1,0 +1,138 @@
+"""A tile of tokens against all prototypes: dot products on tensor cores, norms from the same tiles, max in registers."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ... import _triton
+from ...tuning import lookup
+from .reference import FLT_MIN as _FLT_MIN
+
+FLT_MIN = tl.constexpr(_FLT_MIN)
+FLT_MAX = tl.constexpr(torch.finfo(torch.float32).max)
+NAN_KEY = tl.constexpr(2**31 - 1)  # over the key of +inf, so that a maximum of keys propagates NaN
+NO_KEY = tl.constexpr(-(2**31))    # under the key of -inf
+
+
+@triton.jit
+def reciprocal_norm(squares):
+    rnorm = tl.where(squares < FLT_MIN, 0.0, tl.rsqrt(squares))
+    return tl.where(squares <= FLT_MAX, rnorm, float("nan"))
+
+
+@triton.jit
+def score_tile(tokens, token_stride, dim_stride, first, n, d, prototypes, prototype_stride, prototype_dim_stride, count,
+               prototype_rnorm, rnorm_stride, COSINE: tl.constexpr, UPCAST: tl.constexpr, FAST: tl.constexpr,
+               EVEN_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Scores [BLOCK_N] fp32 and argmax [BLOCK_N] int32 of the tokens from `first` on, of a row of n tokens (int64)."""
+    row = tl.arange(0, BLOCK_N).to(tl.int64)
+    column = tl.arange(0, BLOCK_P).to(tl.int64)
+    tokens += first * token_stride
+    if FAST:  # rows contiguous and on 16-byte boundaries; hints on the results of operations survive inlining
+        WIDE: tl.constexpr = 128 // tokens.dtype.element_ty.primitive_bitwidth
+        tokens = tl.multiple_of(tokens, 16)
+        token_stride = token_stride // WIDE * WIDE
+        prototype_stride = prototype_stride // WIDE * WIDE
+    token_rows = tokens + row[:, None] * token_stride
+    is_token = row < n - first
+    best = tl.full((BLOCK_N,), NO_KEY, tl.int32)
+    argmax = tl.zeros((BLOCK_N,), tl.int32)
+    squares = tl.zeros((BLOCK_N,), tl.float32)
+    for start in range(0, count, BLOCK_P):
+        prototype = start + tl.arange(0, BLOCK_P)
+        is_prototype = prototype < count
+        prototype_tile = prototypes + start * prototype_stride
+        if FAST:
+            prototype_tile = tl.multiple_of(prototype_tile, 16)
+        prototype_rows = prototype_tile + column[None, :] * prototype_stride
+        products = tl.zeros((BLOCK_N, BLOCK_P), tl.float32)
+        squares = tl.zeros((BLOCK_N,), tl.float32)
+        prototype_squares = tl.zeros((BLOCK_P,), tl.float32)
+        for block in range(0, d, BLOCK_D):
+            dim = block + tl.arange(0, BLOCK_D)
+            token_mask = is_token[:, None]
+            prototype_mask = is_prototype[None, :]
+            if not EVEN_D:
+                token_mask = token_mask & (dim < d)[None, :]
+                prototype_mask = prototype_mask & (dim < d)[:, None]
+            if FAST:
+                x = tl.load(token_rows + dim[None, :], mask=token_mask, other=0.0)
+                y = tl.load(prototype_rows + dim[:, None], mask=prototype_mask, other=0.0)
+            else:
+                wide_dim = dim.to(tl.int64)
+                x = tl.load(token_rows + wide_dim[None, :] * dim_stride, mask=token_mask, other=0.0)
+                y = tl.load(prototype_rows + wide_dim[:, None] * prototype_dim_stride, mask=prototype_mask, other=0.0)
+            wide_x = x.to(tl.float32)
+            wide_y = y.to(tl.float32)
+            if UPCAST:
+                products = tl.dot(wide_x, wide_y, products, input_precision="ieee")
+            else:
+                products = tl.dot(x, y, products, input_precision="ieee")
+            if COSINE:
+                squares += tl.sum(wide_x * wide_x, 1)
+                if prototype_rnorm is None:
+                    prototype_squares += tl.sum(wide_y * wide_y, 0)
+        if COSINE:
+            if prototype_rnorm is None:
+                rnorm = reciprocal_norm(prototype_squares)
+            else:
+                rnorm = tl.load(prototype_rnorm + prototype.to(tl.int64) * rnorm_stride, mask=is_prototype, other=0.0)
+            products = products * rnorm[None, :]
+        bits = (products + 0.0).to(tl.int32, bitcast=True)  # + 0.0 turns -0 into +0
+        key = tl.where(products != products, NAN_KEY, bits ^ ((bits >> 31) & 0x7FFFFFFF))
+        key = tl.where(is_prototype[None, :], key, NO_KEY)
+        tile_best = tl.max(key, 1)
+        tile_argmax = tl.min(tl.where(key == tile_best[:, None], prototype[None, :], NAN_KEY), 1)
+        argmax = tl.where(tile_best > best, tile_argmax, argmax)
+        best = tl.maximum(best, tile_best)
+    score = (best ^ ((best >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+    score = tl.where(best == NAN_KEY, float("nan"), score)
+    if COSINE:
+        score = score * reciprocal_norm(squares)
+    return score + 0.0, argmax
+
+
+@triton.jit(do_not_specialize=["n", "d", "count", "tiles", "token_batch", "token_stride", "dim_stride",
+                               "prototype_stride", "prototype_dim_stride", "rnorm_stride", "score_batch",
+                               "argmax_batch"])
+def score_kernel(tokens, token_batch: tl.int64, token_stride: tl.int64, dim_stride: tl.int64, n: tl.int64, d: tl.int32,
+                 prototypes, prototype_stride: tl.int64, prototype_dim_stride: tl.int64, count: tl.int32,
+                 prototype_rnorm, rnorm_stride: tl.int64, scores, score_batch: tl.int64, argmax,
+                 argmax_batch: tl.int64, tiles: tl.int64, COSINE: tl.constexpr,
+                 UPCAST: tl.constexpr, FAST: tl.constexpr, EVEN_D: tl.constexpr, BLOCK_N: tl.constexpr,
+                 BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr):
+    item = tl.program_id(0).to(tl.int64)
+    row = item // tiles
+    first = (item % tiles) * BLOCK_N
+    score, nearest = score_tile(tokens + row * token_batch, token_stride, dim_stride, first, n, d, prototypes,
+                                prototype_stride, prototype_dim_stride, count, prototype_rnorm, rnorm_stride, COSINE,
+                                UPCAST, FAST, EVEN_D, BLOCK_N, BLOCK_P, BLOCK_D)
+    token = first + tl.arange(0, BLOCK_N)
+    tl.store(scores + row * score_batch + token, score, mask=token < n)
+    tl.store(argmax + row * argmax_batch + token, nearest, mask=token < n)
+
+
+def score_options(tokens: Tensor, prototypes: Tensor, config: dict) -> dict[str, object]:
+    """The constexprs of `score_tile` but COSINE."""
+    fast = _triton.aligned16(tokens, *tokens.stride()[:-1]) and _triton.aligned16(prototypes, prototypes.stride(0))
+    return {"UPCAST": _triton.interpreted(), "FAST": fast, "EVEN_D": tokens.shape[-1] % config["block_d"] == 0,
+            "BLOCK_N": config["block_n"], "BLOCK_P": config["block_p"], "BLOCK_D": config["block_d"]}
+
+
+def prototype_scores_out(tokens: Tensor, prototypes: Tensor, *, metric: str = "cosine",
+                         prototype_rnorm: Tensor | None = None, scores: Tensor, argmax: Tensor) -> None:
+    if scores.numel() == 0:
+        return
+    if tokens.dim() == 2:
+        tokens, scores, argmax = tokens[None], scores[None], argmax[None]
+    batch, n, d = tokens.shape
+    count = prototypes.shape[0]
+    config = lookup.config("prototype_scores", _triton.device_name(tokens.device), tokens.dtype, n=batch * n, d=d,
+                           p=count)
+    tiles = triton.cdiv(n, config["block_n"])
+    rnorm_stride = 0 if prototype_rnorm is None else prototype_rnorm.stride(0)
+    _triton.launch(score_kernel, batch * tiles, tokens.device, tokens, *tokens.stride(), n, d, prototypes,
+                   *prototypes.stride(), count, prototype_rnorm, rnorm_stride, scores, scores.stride(0), argmax,
+                   argmax.stride(0), tiles, COSINE=metric == "cosine", **score_options(tokens, prototypes, config),
+                   num_warps=config["num_warps"], num_stages=config["num_stages"])

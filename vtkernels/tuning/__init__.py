@@ -1,0 +1,1 @@
+"""Launch parameters of the Triton kernels, from tables shipped with the package."""

@@ -1,0 +1,95 @@
+"""Find the launch parameters of an op in the tables: nearest match, nothing is tuned at run time.
+
+A table is `<gpu>/<op>.json`: `{"source": how the values were found, "entries": [{"match": {...}, "config": {...}}]}`.
+`match` may name `dtype` (a list: only those) and sizes of the call (`n`, `d`, `p`, ..); of the entries that admit the
+dtype, the one whose sizes are nearest as ratios wins, the first one in a tie. A GPU without a table of its own uses
+`default`. Tables in `VTKERNELS_TUNING_DIR` come before the shipped ones.
+"""
+
+import json
+import math
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import _env
+
+SHIPPED = Path(__file__).parent / "configs"
+GATHER = ("block_rows", "block_bytes", "num_warps", "num_stages")
+SCORE = ("block_n", "block_p", "block_d", "num_warps", "num_stages")
+PRUNE = (*SCORE, "path", "select_block", "block_rows", "block_bytes", "programs_per_sm")
+FIELDS = {
+    "prototype_scores": SCORE,
+    "select_topk": ("select_block", "num_warps", "num_stages"),
+    "gather_tokens": GATHER,
+    "gather_kv": GATHER,
+    "prune_topk": PRUNE,
+    "prune_topk_varlen": PRUNE,
+}
+PATHS = ("one_launch", "two_launch")
+
+
+def slug(device_name: str) -> str:
+    """`NVIDIA H200` -> `nvidia-h200`."""
+    return re.sub(r"[^a-z0-9]+", "-", device_name.lower()).strip("-")
+
+
+def config(op: str, device_name: str, dtype: torch.dtype, **shape: int) -> dict[str, Any]:
+    """Launch parameters of `op` for a call of this dtype and shape. The caller must not change the dict."""
+    return _nearest(op, slug(device_name), str(dtype).removeprefix("torch."), tuple(sorted(shape.items())),
+                    _env.TUNING_DIR)
+
+
+@cache
+def _nearest(op: str, device: str, dtype: str, shape: tuple[tuple[str, int], ...], override: str) -> dict[str, Any]:
+    folders = [Path(override), SHIPPED] if override else [SHIPPED]
+    path = next(p for f in folders for d in (device, "default") if (p := f / d / f"{op}.json").is_file())
+    entries = [entry for entry in load(path, op) if dtype in entry["match"].get("dtype", [dtype])]
+    if not entries:
+        raise ValueError(f"tuning table {path}: no entry for dtype {dtype}, allowed: at least one for every dtype used")
+
+    def distance(entry: dict[str, Any]) -> float:
+        return sum(abs(math.log2((size + 1) / (entry["match"].get(name, size) + 1))) for name, size in shape)
+
+    return min(entries, key=distance)["config"]
+
+
+@cache
+def load(path: Path, op: str) -> list[dict[str, Any]]:
+    """The checked entries of a table."""
+
+    def fail(what: str, got: Any, allowed: str) -> None:
+        raise ValueError(f"tuning table {path}: {what} is {got!r}, allowed: {allowed}")
+
+    try:
+        table = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"tuning table {path}: not JSON ({error})") from None
+    if not isinstance(table, dict) or set(table) != {"source", "entries"}:
+        fail("the top level", sorted(table) if isinstance(table, dict) else type(table).__name__,
+             "an object of `source` and `entries`")
+    if not isinstance(table["entries"], list) or not table["entries"]:
+        fail("`entries`", table["entries"], "a list of at least one entry")
+    for i, entry in enumerate(table["entries"]):
+        if not isinstance(entry, dict) or set(entry) != {"match", "config"}:
+            fail(f"entries[{i}]", entry, "an object of `match` and `config`")
+        if not isinstance(entry["match"], dict) or not isinstance(entry["match"].get("dtype", []), list):
+            fail(f"entries[{i}].match", entry["match"], "an object; `dtype` in it is a list of names")
+        for name, size in entry["match"].items():
+            if name != "dtype" and (type(size) is not int or size < 0):
+                fail(f"entries[{i}].match.{name}", size, "an integer of at least 0")
+        if not isinstance(entry["config"], dict) or set(entry["config"]) != set(FIELDS[op]):
+            fail(f"entries[{i}].config", entry["config"], f"exactly {', '.join(FIELDS[op])}")
+        for name, value in entry["config"].items():
+            where = f"entries[{i}].config.{name}"
+            if name == "path":
+                if value not in PATHS:
+                    fail(where, value, " or ".join(PATHS))
+            elif type(value) is not int or value < 1:
+                fail(where, value, "an integer of at least 1")
+            elif name not in ("num_stages", "programs_per_sm") and value & (value - 1):
+                fail(where, value, "a power of two")
+    return table["entries"]
