@@ -81,10 +81,10 @@ void prototype_scores(const Parallel& parallel, const ScoreProblem& problem, con
   const int64_t rows = row_begin[segment_count];
   if (rows == 0) return;
 
-  std::vector<float> rnorm(problem.prototype_count, 1.0f);
+  std::vector<float> rnorm(problem.prototype_count + kMaxPanel, 1.0f);
   const int64_t cheap = std::max<int64_t>(1, (1 << 16) / std::max<int64_t>(1, problem.width));
   if (problem.cosine && problem.rnorm != nullptr) {
-    rnorm.assign(problem.rnorm, problem.rnorm + problem.prototype_count);
+    std::copy_n(problem.rnorm, problem.prototype_count, rnorm.begin());
   } else if (problem.cosine) {
     parallel(problem.prototype_count, cheap, [&](int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; ++p) rnorm[p] = prototype_norm(problem, p);

@@ -7,10 +7,13 @@
 // vector holds kWidth of them; token values are broadcast. Each product is exact and added in float32, chunk by chunk
 // in fixed order, so a row's score depends on neither its neighbours nor the number of threads.
 
-constexpr int64_t kDepth = 256;            // units of D packed at a time
-constexpr int64_t kChunkPrototypes = 512;  // handled at a time
+constexpr int64_t kSum = 256;              // steps of D that one register accumulates before it is added to the tile
+constexpr int64_t kMaxDepth = 2048;        // most steps of D packed at a time
+constexpr int64_t kChunkPrototypes = 512;  // most prototypes packed at a time
+constexpr int64_t kPackedUnits = 1 << 17;  // packed prototypes stay within half of a 1 MiB second-level cache
 constexpr int64_t kTileFloats = 1 << 19;   // accumulators of a tile
 constexpr int64_t kLine = 16;              // steps of D between prefetches
+constexpr int64_t kRowStride = kMaxDepth + kLine;  // of a panel of rows: not a power of two, for the cache's sets
 
 inline const char* element(const Matrix& m, int64_t offset, int64_t size) {
   return static_cast<const char*>(m.data) + offset * size;
@@ -74,7 +77,7 @@ void add_squares(const uint32_t* units, int64_t count, float* sums) {
   V::store(sums, V::add(V::add(chain[0], chain[1]), V::add(chain[2], chain[3])));
 }
 
-// rows[column][k] -> packed[k][column], k < depth.
+// rows[column][k] -> packed[k][column], k < depth <= kSum.
 template <int kColumns>
 void transpose(const uint32_t* rows, int64_t depth, uint32_t* packed) {
   int64_t k = 0;
@@ -83,8 +86,8 @@ void transpose(const uint32_t* rows, int64_t depth, uint32_t* packed) {
   auto* to = reinterpret_cast<float*>(packed);
   for (; k + 4 <= depth; k += 4) {
     for (int c = 0; c < kColumns; c += 4) {
-      __m128 r0 = _mm_loadu_ps(from + (c + 0) * kDepth + k), r1 = _mm_loadu_ps(from + (c + 1) * kDepth + k);
-      __m128 r2 = _mm_loadu_ps(from + (c + 2) * kDepth + k), r3 = _mm_loadu_ps(from + (c + 3) * kDepth + k);
+      __m128 r0 = _mm_loadu_ps(from + (c + 0) * kSum + k), r1 = _mm_loadu_ps(from + (c + 1) * kSum + k);
+      __m128 r2 = _mm_loadu_ps(from + (c + 2) * kSum + k), r3 = _mm_loadu_ps(from + (c + 3) * kSum + k);
       _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
       _mm_storeu_ps(to + (k + 0) * kColumns + c, r0);
       _mm_storeu_ps(to + (k + 1) * kColumns + c, r1);
@@ -94,7 +97,7 @@ void transpose(const uint32_t* rows, int64_t depth, uint32_t* packed) {
   }
 #endif
   for (; k < depth; ++k) {
-    for (int c = 0; c < kColumns; ++c) packed[k * kColumns + c] = rows[c * kDepth + k];
+    for (int c = 0; c < kColumns; ++c) packed[k * kColumns + c] = rows[c * kSum + k];
   }
 }
 
@@ -106,39 +109,45 @@ struct Ahead {
   int64_t step;    // bytes from one line's worth of steps to the next
 };
 
-// tile[r][..] (+)= sum over k of a[r][k] * b[k][..], for kRows rows and kVectors vectors of prototypes.
+// tile[r][..] (+)= sum over k of a[r][k] * b[k][..], for kRows rows and kVectors vectors of prototypes. Registers are
+// added to the tile every kSum steps, which keeps the rounding of long sums down.
 template <class V, int kRows, int kVectors>
 void multiply(const uint32_t* a, const uint32_t* b, int64_t depth, bool first, const Ahead& ahead, float* tile) {
-  typename V::Reg acc[kRows][kVectors];
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) {
-      acc[r][j] = V::zero();
-      __builtin_prefetch(tile + (r * kVectors + j) * V::kWidth, 1);
-    }
-  }
-  for (int64_t k = 0; k < depth; ++k) {
-    if (k % kLine == 0) {
-      for (int64_t r = 0; r < ahead.count; ++r)
-        __builtin_prefetch(ahead.rows[r] + ahead.offset + k / kLine * ahead.step);
-    }
-    typename V::Reg bv[kVectors];
-#pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) bv[j] = V::load(b + (k * kVectors + j) * V::kWidth);
+  for (int64_t begin = 0; begin < depth; begin += kSum) {
+    const int64_t end = std::min(begin + kSum, depth);
+    typename V::Reg acc[kRows][kVectors];
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
-      const typename V::Reg av = V::broadcast(a + r * kDepth + k);
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) acc[r][j] = V::dot(av, bv[j], acc[r][j]);
+      for (int j = 0; j < kVectors; ++j) {
+        acc[r][j] = V::zero();
+        __builtin_prefetch(tile + (r * kVectors + j) * V::kWidth, 1);
+      }
     }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
+    for (int64_t k = begin; k < end; ++k) {
+      if (k % kLine == 0) {
+        for (int64_t r = 0; r < ahead.count; ++r) {
+          __builtin_prefetch(ahead.rows[r] + ahead.offset + k / kLine * ahead.step);
+        }
+      }
+      typename V::Reg bv[kVectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) {
-      float* at = tile + (r * kVectors + j) * V::kWidth;
-      V::store(at, first ? acc[r][j] : V::add(V::load(reinterpret_cast<uint32_t*>(at)), acc[r][j]));
+      for (int j = 0; j < kVectors; ++j) bv[j] = V::load(b + (k * kVectors + j) * V::kWidth);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        const typename V::Reg av = V::broadcast(a + r * kRowStride + k);
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j) acc[r][j] = V::dot(av, bv[j], acc[r][j]);
+      }
+    }
+    const bool store = first && begin == 0;
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) {
+        float* at = tile + (r * kVectors + j) * V::kWidth;
+        V::store(at, store ? acc[r][j] : V::add(V::load(reinterpret_cast<uint32_t*>(at)), acc[r][j]));
+      }
     }
   }
 }
@@ -148,117 +157,169 @@ struct Best {
   int32_t prototype;
 };
 
-// The best of `count` similarities of one row, lowest prototype among equals.
-inline void update_best(const float* dots, const float* rnorm, int64_t first, int64_t count, bool want_argmax,
-                        Best& best) {
-  int32_t keys[64];
-  int32_t highest = INT32_MIN;
-  for (int64_t p = 0; p < count; ++p) {
-    keys[p] = max_key(dots[p] * rnorm[p]);
-    highest = keys[p] > highest ? keys[p] : highest;
+// The best of the first `count` similarities of a panel, lowest prototype among equals. The loop has a fixed length so
+// that it vectorises; `rnorm` is padded to whole panels.
+template <int kPanel>
+void update_best(const float* dots, const float* rnorm, int64_t first, int64_t count, bool want_argmax, Best& best) {
+  int32_t keys[kPanel];
+  for (int p = 0; p < kPanel; ++p) {
+    const int32_t key = max_key(dots[p] * rnorm[p]);
+    keys[p] = p < count ? key : INT32_MIN;
   }
+  int32_t highest = INT32_MIN;
+  for (int p = 0; p < kPanel; ++p) highest = std::max(highest, keys[p]);
   if (highest <= best.key) return;
   best.key = highest;
-  if (!want_argmax) return;
-  int64_t p = 0;
-  while (keys[p] != highest) ++p;
-  best.prototype = static_cast<int32_t>(first + p);
+  if (want_argmax) best.prototype = static_cast<int32_t>(first + (std::find(keys, keys + kPanel, highest) - keys));
 }
+
+// Scores of a range of rows, tile by tile.
+template <class V, int kRows, int kVectors>
+class Scorer {
+ public:
+  Scorer(const ScoreWork& work, int64_t rows)
+      : work_(work),
+        p_(*work.problem),
+        size_(p_.dtype == DType::kFloat32 ? 4 : 2),
+        unit_(V::kPairs ? 2 : 1),
+        panels_(std::min(ceil_div(p_.prototype_count, kPanel), kChunkPrototypes / kPanel)),
+        depth_(chunk_depth()),
+        tile_rows_(kRows *
+                   std::max<int64_t>(1, std::min(ceil_div(rows, kRows), kTileFloats / (panels_ * kPanel * kRows)))),
+        rows_(kRows * kRowStride),
+        columns_(kPanel * kSum),
+        packed_(panels_ * kPanel * depth_),
+        tile_(panels_ * kPanel * tile_rows_),
+        squares_(tile_rows_ * V::kWidth),
+        source_(tile_rows_),
+        target_(tile_rows_),
+        best_(tile_rows_) {}
+
+  void run(int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row += tile_rows_) {
+      start_tile(row, std::min(tile_rows_, end - row));
+      for (int64_t first = 0; first < p_.prototype_count; first += panels_ * kPanel) {
+        const int64_t panels = std::min(panels_, ceil_div(p_.prototype_count - first, kPanel));
+        for (int64_t d = 0; d < p_.width; d += depth_ * unit_) add_chunk(first, panels, d);
+        update_bests(first, panels);
+      }
+      finish_tile();
+    }
+  }
+
+ private:
+  static constexpr int64_t kPanel = kVectors * V::kWidth;  // prototypes in a panel
+
+  // Equal chunks of D, as long as the packed prototypes fit.
+  int64_t chunk_depth() const {
+    const int64_t fit = std::clamp(kPackedUnits / (panels_ * kPanel) / kSum * kSum, kSum, kMaxDepth);
+    const int64_t units = ceil_div(std::max<int64_t>(1, p_.width), unit_);
+    return ceil_div(ceil_div(units, ceil_div(units, fit)), kSum) * kSum;
+  }
+
+  void start_tile(int64_t begin, int64_t count) {
+    count_ = count;
+    int64_t s =
+        std::upper_bound(work_.row_begin, work_.row_begin + work_.segment_count + 1, begin) - work_.row_begin - 1;
+    for (int64_t r = 0; r < count; ++r) {
+      while (begin + r >= work_.row_begin[s + 1]) ++s;
+      const Segment& segment = work_.segments[s];
+      const int64_t within = begin + r - work_.row_begin[s];
+      source_[r] = element(p_.tokens, segment.offset + (segment.first + within) * p_.tokens.row_stride, size_);
+      target_[r] = segment.scores + within;
+      best_[r] = {INT32_MIN, 0};
+    }
+    std::fill(squares_.begin(), squares_.end(), 0.0f);
+  }
+
+  // Adds the products of elements [d, d + a chunk) of every row of the tile and the prototypes from `first` on.
+  void add_chunk(int64_t first, int64_t panels, int64_t d) {
+    const int64_t elements = std::min(depth_ * unit_, p_.width - d), depth = ceil_div(elements, unit_);
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      for (int64_t k = 0; k < depth; k += kSum) {
+        pack(first + panel * kPanel, d + k * unit_, std::min(kSum * unit_, elements - k * unit_),
+             packed_.units() + (panel * depth_ + k) * kPanel);
+      }
+    }
+    for (int64_t r0 = 0; r0 < count_; r0 += kRows) {
+      for (int64_t r = 0; r < std::min<int64_t>(kRows, count_ - r0); ++r) {
+        uint32_t* to = rows_.units() + r * kRowStride;
+        load_units<V>(source_[r0 + r] + d * p_.tokens.col_stride * size_, p_.dtype, elements, p_.tokens.col_stride, to);
+        if (first == 0 && p_.cosine) add_squares<V>(to, depth, squares_.data() + (r0 + r) * V::kWidth);
+      }
+      for (int64_t r = count_ - r0; r < kRows; ++r) memset(rows_.units() + r * kRowStride, 0, depth * sizeof(uint32_t));
+      // The rows read next are those of the next panel, or the first ones again, a chunk of D further.
+      const bool more = r0 + kRows < count_;
+      const int64_t next = more ? r0 + kRows : 0, next_d = more ? d : d + elements;
+      const int64_t ahead = next_d < p_.width ? std::min<int64_t>(kRows, count_ - next) : 0;
+      for (int64_t panel = 0; panel < panels; ++panel) {
+        const int64_t from = ahead * panel / panels, to = ahead * (panel + 1) / panels;
+        multiply<V, kRows, kVectors>(
+            rows_.units(), packed_.units() + panel * depth_ * kPanel, depth, d == 0,
+            {source_.data() + next + from, to - from, next_d * p_.tokens.col_stride * size_, kLine * unit_ * size_},
+            tile_.floats() + (r0 * panels + panel * kRows) * kPanel);
+      }
+    }
+  }
+
+  void pack(int64_t first, int64_t d, int64_t elements, uint32_t* to) {
+    for (int64_t c = 0; c < kPanel; ++c) {
+      uint32_t* column = columns_.units() + c * kSum;
+      if (first + c >= p_.prototype_count) {
+        memset(column, 0, kSum * sizeof(uint32_t));
+        continue;
+      }
+      const int64_t at = (first + c) * p_.prototypes.row_stride + d * p_.prototypes.col_stride;
+      const char* from = element(p_.prototypes, at, size_);
+      const char* following = from + p_.prototypes.row_stride * size_;
+      for (int64_t i = 0; i < elements * size_; i += 64) __builtin_prefetch(following + i);
+      load_units<V>(from, p_.dtype, elements, p_.prototypes.col_stride, column);
+    }
+    transpose<kPanel>(columns_.units(), ceil_div(elements, unit_), to);
+  }
+
+  void update_bests(int64_t first, int64_t panels) {
+    for (int64_t r = 0; r < count_; ++r) {
+      const int64_t r0 = r / kRows * kRows;
+      for (int64_t panel = 0; panel < panels; ++panel) {
+        const int64_t at = first + panel * kPanel;
+        update_best<kPanel>(tile_.floats() + (r0 * panels + panel * kRows + r - r0) * kPanel, work_.rnorm + at, at,
+                            std::min(kPanel, p_.prototype_count - at), p_.argmax.data != nullptr, best_[r]);
+      }
+    }
+  }
+
+  void finish_tile() {
+    for (int64_t r = 0; r < count_; ++r) {
+      float norm2 = 0;
+      for (int i = 0; i < V::kWidth; ++i) norm2 += squares_[r * V::kWidth + i];
+      const float scale = p_.cosine ? reciprocal_norm(norm2) : 1.0f;
+      p_.scores[target_[r]] = (best_[r].key == kNanKey ? NAN : max_key_value(best_[r].key) * scale) + 0.0f;
+      if (p_.argmax.data != nullptr) p_.argmax.store(target_[r], best_[r].prototype);
+    }
+  }
+
+  const ScoreWork& work_;
+  const ScoreProblem& p_;
+  const int64_t size_;    // bytes of an element
+  const int64_t unit_;    // elements of a unit
+  const int64_t panels_;  // of prototypes, packed at a time
+  const int64_t depth_;   // units of D, packed at a time
+  const int64_t tile_rows_;
+  int64_t count_ = 0;  // rows of this tile
+  Aligned rows_;       // [kRows][kRowStride] units of one panel of rows
+  Aligned columns_;    // [kPanel][kSum] units before packing
+  Aligned packed_;     // [panels_][depth_][kPanel]
+  Aligned tile_;       // [panels of rows][panels_][kRows][kPanel] sums
+  std::vector<float> squares_;
+  std::vector<const char*> source_;
+  std::vector<int64_t> target_;
+  std::vector<Best> best_;
+};
 
 template <class V, int kRows, int kVectors>
 void score_rows(const ScoreWork& work, int64_t begin, int64_t end) {
-  constexpr int64_t kPanel = kVectors * V::kWidth;  // prototypes in a panel
-  const ScoreProblem& p = *work.problem;
-  const int64_t size = p.dtype == DType::kFloat32 ? 4 : 2;
-  const int64_t depth_elements = kDepth * (V::kPairs ? 2 : 1);
-  const int64_t unit_bytes = (V::kPairs ? 2 : 1) * size;
-  const int64_t chunk_panels =
-      std::max<int64_t>(1, std::min(ceil_div(p.prototype_count, kPanel), kChunkPrototypes / kPanel));
-  const int64_t tile_panels =
-      std::max<int64_t>(1, std::min(ceil_div(end - begin, kRows), kTileFloats / (chunk_panels * kPanel * kRows)));
-  const int64_t tile_rows = tile_panels * kRows;
-
-  std::vector<uint32_t> rows(std::max<int64_t>(kRows, kPanel) * kDepth);  // one panel of A, or one of B before packing
-  Aligned packed(chunk_panels * kPanel * kDepth), tile(chunk_panels * kPanel * tile_rows);
-  std::vector<float> squares(tile_rows * V::kWidth);
-  std::vector<const char*> source(tile_rows);
-  std::vector<Best> best(tile_rows);
-
-  int64_t segment =
-      std::upper_bound(work.row_begin, work.row_begin + work.segment_count + 1, begin) - work.row_begin - 1;
-  for (int64_t row0 = begin; row0 < end; row0 += tile_rows) {
-    const int64_t count = std::min(tile_rows, end - row0);
-    std::vector<int64_t> targets(count);
-    for (int64_t r = 0; r < count; ++r) {
-      while (row0 + r >= work.row_begin[segment + 1]) ++segment;
-      const Segment& s = work.segments[segment];
-      const int64_t within = row0 + r - work.row_begin[segment];
-      source[r] = element(p.tokens, s.offset + (s.first + within) * p.tokens.row_stride, size);
-      targets[r] = s.scores + within;
-      best[r] = {INT32_MIN, 0};
-    }
-    std::fill(squares.begin(), squares.end(), 0.0f);
-    for (int64_t p0 = 0; p0 < p.prototype_count; p0 += chunk_panels * kPanel) {
-      const int64_t panels = std::min(chunk_panels, ceil_div(p.prototype_count - p0, kPanel));
-      for (int64_t d0 = 0; d0 < p.width; d0 += depth_elements) {
-        const int64_t elements = std::min(depth_elements, p.width - d0);
-        int64_t depth = 0;
-        for (int64_t panel = 0; panel < panels; ++panel) {
-          for (int64_t c = 0; c < kPanel; ++c) {
-            const int64_t proto = p0 + panel * kPanel + c;
-            uint32_t* to = rows.data() + c * kDepth;
-            if (proto < p.prototype_count) {
-              const int64_t at = proto * p.prototypes.row_stride + d0 * p.prototypes.col_stride;
-              const char* from = element(p.prototypes, at, size);
-              const char* following = from + p.prototypes.row_stride * size;
-              for (int64_t i = 0; i < kDepth; i += kLine) __builtin_prefetch(following + i * unit_bytes);
-              depth = load_units<V>(from, p.dtype, elements, p.prototypes.col_stride, to);
-            } else {
-              memset(to, 0, kDepth * sizeof(uint32_t));
-            }
-          }
-          transpose<kPanel>(rows.data(), depth, packed.units() + panel * kPanel * kDepth);
-        }
-        for (int64_t r0 = 0; r0 < count; r0 += kRows) {
-          const int64_t live = std::min<int64_t>(kRows, count - r0);
-          for (int64_t r = 0; r < live; ++r) {
-            uint32_t* to = rows.data() + r * kDepth;
-            const char* from = source[r0 + r] + d0 * p.tokens.col_stride * size;
-            load_units<V>(from, p.dtype, elements, p.tokens.col_stride, to);
-            if (p0 == 0 && p.cosine) add_squares<V>(to, depth, squares.data() + (r0 + r) * V::kWidth);
-          }
-          // The rows read next are those of the next panel, or the first ones again, a chunk of D further.
-          const bool more = r0 + kRows < count;
-          const int64_t next = more ? r0 + kRows : 0, next_d = more ? d0 : d0 + elements;
-          const int64_t ahead = next_d < p.width ? std::min<int64_t>(kRows, count - next) : 0;
-          for (int64_t panel = 0; panel < panels; ++panel) {
-            const int64_t from = ahead * panel / panels, to = ahead * (panel + 1) / panels;
-            multiply<V, kRows, kVectors>(
-                rows.data(), packed.units() + panel * kPanel * kDepth, depth, d0 == 0,
-                {source.data() + next + from, to - from, next_d * p.tokens.col_stride * size, kLine * unit_bytes},
-                tile.floats() + (r0 * panels + panel * kRows) * kPanel);
-          }
-        }
-      }
-      for (int64_t r = 0; r < count; ++r) {
-        const int64_t r0 = r / kRows * kRows;
-        for (int64_t panel = 0; panel < panels; ++panel) {
-          const int64_t first = p0 + panel * kPanel;
-          const float* dots = tile.floats() + (r0 * panels + panel * kRows + r - r0) * kPanel;
-          update_best(dots, work.rnorm + first, first, std::min(kPanel, p.prototype_count - first),
-                      p.argmax.data != nullptr, best[r]);
-        }
-      }
-    }
-    for (int64_t r = 0; r < count; ++r) {
-      const float value = max_key_value(best[r].key);
-      float norm2 = 0;
-      for (int i = 0; i < V::kWidth; ++i) norm2 += squares[r * V::kWidth + i];
-      const float scale = p.cosine ? reciprocal_norm(norm2) : 1.0f;
-      p.scores[targets[r]] = (best[r].key == kNanKey ? NAN : value * scale) + 0.0f;
-      if (p.argmax.data != nullptr) p.argmax.store(targets[r], best[r].prototype);
-    }
-  }
+  Scorer<V, kRows, kVectors>(work, end - begin).run(begin, end);
 }
 
 template <class V>

@@ -30,8 +30,9 @@ constexpr int32_t kNanKey = 0x7fffffff;
 // Monotone in the value as a signed integer; -0 and +0 are equal, every NaN is above +inf.
 VTK_HD inline int32_t max_key(float x) {
   const int32_t bits = static_cast<int32_t>(float_bits(x + 0.0f));
+  const int32_t magnitude = bits & 0x7fffffff;
   const int32_t key = bits ^ ((bits >> 31) & 0x7fffffff);
-  return x != x ? kNanKey : key;
+  return magnitude > 0x7f800000 ? kNanKey : key;  // NaN, by integers, so that the loop vectorises
 }
 
 VTK_HD inline float max_key_value(int32_t key) {
