@@ -7,7 +7,7 @@ namespace cpu = vtkernels::cpu;
 
 namespace {
 
-const cpu::Parallel kSerial{nullptr, 1};
+const cpu::Parallel kSerial{nullptr};
 
 }  // namespace
 

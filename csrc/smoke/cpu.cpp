@@ -77,7 +77,7 @@ int main() {
                                     threaded.data(),
                                     {nullptr, false}};
     const cpu::Segment all{0, 0, kTokens, 0};
-    cpu::prototype_scores({run_on_threads, 4}, problem, &all, 1);
+    cpu::prototype_scores({run_on_threads}, problem, &all, 1);
     expect(threaded == scores, "prototype_scores on four threads");
   }
 

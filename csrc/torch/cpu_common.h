@@ -32,10 +32,8 @@ inline Tensor empty_cpu(const std::vector<int64_t>& shape, int32_t dtype) { retu
 
 inline Parallel torch_pool() {
   return {[](int64_t count, int64_t grain, cpu::ParallelBody body, void* context) {
-            torch::stable::parallel_for(0, count, grain,
-                                        [=](int64_t begin, int64_t end) { body(context, begin, end); });
-          },
-          static_cast<int64_t>(torch::stable::get_num_threads())};
+    torch::stable::parallel_for(0, count, grain, [=](int64_t begin, int64_t end) { body(context, begin, end); });
+  }};
 }
 
 inline cpu::DType float_dtype(const char* op, const char* arg, int32_t dtype) {

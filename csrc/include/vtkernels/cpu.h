@@ -17,16 +17,16 @@ Isa supported_isa();
 Isa current_isa();
 void limit_isa(Isa highest);
 
-// Calls body(context, begin, end) on disjoint ranges that cover [0, count), possibly from several threads.
+// Calls body(context, begin, end) on disjoint ranges that cover [0, count), possibly from several threads. Without
+// `run` everything happens on the calling thread, and so does work that fits one grain.
 using ParallelBody = void (*)(void* context, int64_t begin, int64_t end);
 struct Parallel {
   void (*run)(int64_t count, int64_t grain, ParallelBody body, void* context);
-  int64_t threads;
 
   template <typename F>
   void operator()(int64_t count, int64_t grain, F&& body) const {
     if (count <= 0) return;
-    if (threads <= 1 || count <= grain) return body(int64_t{0}, count);
+    if (run == nullptr || count <= grain) return body(int64_t{0}, count);
     using Body = std::remove_reference_t<F>;
     run(
         count, grain, [](void* c, int64_t b, int64_t e) { (*static_cast<Body*>(c))(b, e); },

@@ -240,7 +240,7 @@ def gather(all_moves: Sequence[Move], indices: Tensor, tokens: int, status: Tens
                        status, BLOCK=1024)
     for table in tables(all_moves, kept, config["block_rows"], config["block_bytes"]):
         items = batch * table.row_items
-        _triton.launch(gather_kernel, items, indices.device, *address, table.row_items, items, status,
+        _triton.launch(gather_kernel, min(items, _triton.MAX_PROGRAMS), indices.device, *address, table.row_items, items, status,
                        table.addresses, table.geometries, **table.options, num_warps=config["num_warps"],
                        num_stages=config["num_stages"])
 

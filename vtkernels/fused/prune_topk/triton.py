@@ -123,7 +123,7 @@ def leave(workspace, batch, VARLEN: tl.constexpr):
     """The last program out leaves the workspace zero."""
     tl.debug_barrier()
     if tl.atomic_add(workspace + EXITS, 1, sem="acq_rel", scope="gpu") == tl.num_programs(0) - 1:
-        BLOCK: tl.constexpr = 1024
+        BLOCK: tl.constexpr = 256
         for start in range(0, batch, BLOCK):
             row = start + tl.arange(0, BLOCK).to(tl.int64)
             words = workspace + ROWS + row * ROW_WORDS
@@ -233,8 +233,8 @@ def prune(score_args: Sequence[Any], options: dict[str, object], gather_args: Se
         _triton.launch(score_select_kernel, score_items, device, *score_args, **options, **launch_options)
     for table in remaining:
         items = gather_rows * table.row_items
-        _triton.launch(gather_kernel, items, device, *gather_args, table.row_items, items, None, table.addresses,
-                       table.geometries, **table.options, **launch_options)
+        _triton.launch(gather_kernel, min(items, _triton.MAX_PROGRAMS), device, *gather_args, table.row_items, items,
+                       None, table.addresses, table.geometries, **table.options, **launch_options)
 
 
 def zeroed_workspace(batch: int, like: Tensor) -> Tensor:

@@ -1,0 +1,119 @@
+// The CUDA kernels as host functions: no framework, raw device pointers, work queued on a stream of the current device.
+// Strides and sizes count elements. A failed launch throws std::runtime_error.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+struct CUstream_st;
+
+namespace vtkernels::cuda {
+
+using Stream = CUstream_st*;
+
+enum class Dtype { kFloat32, kFloat16, kBFloat16 };
+
+enum StatusBit : int {
+  kBadIndex = 1,
+  kBadSpan = 2,
+  kBadSeqlens = 4,
+  kTruncated = 8,
+};
+
+// Index buffer, int32 or int64, [batch, kept].
+struct IndexView {
+  void* data;  // may be null where the output is not wanted
+  bool wide;   // int64
+  int64_t batch_stride;
+  int64_t stride;
+};
+
+struct ScoreView {
+  float* data;
+  int64_t batch_stride;
+  int64_t stride;
+};
+
+struct TokenView {
+  const void* data;
+  int64_t batch_stride, token_stride, dim_stride;
+};
+
+struct PrototypeView {
+  const void* data;
+  int64_t count;  // P >= 1
+  int64_t stride, dim_stride;
+  const float* rnorm;  // [P] or null: computed
+  int64_t rnorm_stride;
+};
+
+struct ScoreProblem {
+  Dtype dtype;
+  int64_t width;  // D
+  TokenView tokens;
+  PrototypeView prototypes;
+};
+
+void prototype_scores(const ScoreProblem& problem, bool cosine, int64_t batch, int64_t tokens, const ScoreView& scores,
+                      const IndexView& argmax, Stream stream);
+
+// Ascending positions of the k best scores of every row.
+void select_topk(const ScoreView& scores, int64_t batch, int64_t n, int64_t k, bool largest, const IndexView& out,
+                 Stream stream);
+
+// A tensor whose token rows are gathered, and where they go: same shape but for the token dimension.
+struct GatherTensor {
+  const void* src;
+  void* dst;
+  int64_t element_size;  // bytes
+  std::vector<int64_t> sizes, src_strides, dst_strides;
+  int batch_dim;  // -1: no batch dimension
+  int token_dim;
+};
+
+// dst[b, .., j, ..] = src[b, .., indices[b, j], ..], zeros where an index is outside [0, tokens).
+// A bad index sets kBadIndex in `status` unless that is null.
+void gather(const std::vector<GatherTensor>& tensors, const IndexView& indices, int64_t batch, int64_t tokens,
+            int64_t kept, int* status, Stream stream);
+
+// int32 words of a zeroed workspace for `batch` rows; every call leaves it zeroed.
+constexpr int64_t workspace_size(int64_t batch) { return 64 + 8 * batch; }
+void clear_workspace(int* workspace, int64_t batch, Stream stream);
+
+struct PruneDense {
+  ScoreProblem score;
+  int64_t batch, tokens, span_start, span_len, k;
+  const int* span_starts;  // [B] or null
+  int64_t span_starts_stride;
+  bool keep_similar;
+  ScoreView scores;   // [B, span_len]
+  IndexView indices;  // [B, tokens - span_len + k]
+  int* workspace;
+  int* status;  // or null
+};
+
+// Scores and kept indices in one launch; the rows are then moved by `gather`.
+void prune_topk(const PruneDense& problem, Stream stream);
+
+struct IntView {
+  const int* data;  // may be null where the argument is optional
+  int64_t stride;
+};
+
+struct PruneVarlen {
+  ScoreProblem score;
+  int64_t batch, tokens, total_out;
+  IntView cu_seqlens, k, span_starts, span_lens;
+  bool keep_similar;
+  ScoreView scores;   // [tokens]
+  IndexView indices;  // [total_out]
+  int* out_cu_seqlens;
+  int64_t out_cu_seqlens_stride;
+  int* workspace;
+  int* status;  // or null
+};
+
+// Metadata in one launch, scores and kept indices in a second.
+void prune_topk_varlen(const PruneVarlen& problem, Stream stream);
+
+}  // namespace vtkernels::cuda

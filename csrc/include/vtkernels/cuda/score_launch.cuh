@@ -1,0 +1,52 @@
+// Host side of a score tile: parameters of the kernel and the choice of its shape.
+#pragma once
+
+#include <algorithm>
+#include <vtkernels/cuda/score.cuh>
+
+namespace vtkernels::cuda {
+
+inline ScoreParams score_params(const ScoreProblem& problem, bool cosine, int64_t batch) {
+  const int64_t bytes = problem.dtype == Dtype::kFloat32 ? 4 : 2;
+  const auto vectors = [&](const void* data, int64_t dim_stride, int64_t batch_stride, int64_t row_stride) {
+    const bool contiguous = dim_stride == 1 || problem.width <= 1;
+    return contiguous && reinterpret_cast<uintptr_t>(data) % 16 == 0 && batch_stride * bytes % 16 == 0 &&
+           row_stride * bytes % 16 == 0;
+  };
+  const TokenView& t = problem.tokens;
+  const PrototypeView& p = problem.prototypes;
+  const int64_t batch_stride = batch == 1 ? 0 : t.batch_stride;
+  return {problem.width,
+          {t.data, t.dim_stride, vectors(t.data, t.dim_stride, batch_stride, t.token_stride)},
+          batch_stride,
+          t.token_stride,
+          {p.data, p.dim_stride, vectors(p.data, p.dim_stride, 0, p.stride)},
+          p.stride,
+          p.count,
+          p.rnorm,
+          p.rnorm_stride,
+          cosine};
+}
+
+// Calls body(Tile{}) with the dtype's tile: 64 rows where those tiles fill the GPU, else 16.
+template <class Body>
+void with_score_tile(Dtype dtype, int64_t rows, Body body) {
+  int device = 0, multiprocessors = 0;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  const bool large = rows >= int64_t{64} * multiprocessors;
+  const auto with_type = [&](auto element) {
+    using T = decltype(element);
+    large ? body(ScoreTile<T, 4>{}) : body(ScoreTile<T, 1>{});
+  };
+  switch (dtype) {
+    case Dtype::kFloat32:
+      return with_type(float{});
+    case Dtype::kFloat16:
+      return with_type(Half{});
+    case Dtype::kBFloat16:
+      return with_type(BFloat16{});
+  }
+}
+
+}  // namespace vtkernels::cuda

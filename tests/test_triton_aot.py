@@ -1,0 +1,154 @@
+"""Every Triton kernel with every shipped configuration, compiled for GPUs that are not there.
+
+Each case is what the launcher itself would launch. Gates: no spills, registers and shared memory within the arch's
+limits, and no multiplication narrower than 64 bits, so that no offset can overflow.
+"""
+
+import multiprocessing
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import aot
+import pytest
+import torch
+
+from vtkernels import _library
+from vtkernels.tuning import lookup
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+SCORING = ("prototype_scores", "prune_topk", "prune_topk_varlen")
+VARIANTS = ("options", "strided", "layers", "bytes")
+VARIANT_ARCHS = ("sm_80", "sm_90", "gfx942")
+
+
+class Case(NamedTuple):
+    op: str
+    gpu: str
+    entry: int
+    dtype: str
+    variant: str = "plain"
+
+    def __str__(self) -> str:
+        return "-".join(str(field) for field in self)
+
+
+def cases() -> Iterator[tuple[Case, str]]:
+    """Every shipped entry, dtype and arch; then the variants of a kernel that the arguments select."""
+    for path in sorted(lookup.SHIPPED.glob("*/*.json")):
+        op, gpu = path.stem, path.parent.name
+        archs = ("sm_90",) if gpu == "nvidia-h200" else aot.ARCHS
+        for i, entry in enumerate(lookup.load(path, op)):
+            # Selection and gathering do not know the dtype.
+            for dtype in entry["match"].get("dtype", DTYPES) if op in SCORING else ("float32",):
+                for arch in archs:
+                    yield Case(op, gpu, i, dtype), arch
+    for op in ("prune_topk", "prune_topk_varlen"):
+        for dtype, i in (("bfloat16", 0), ("float32", 3)):
+            for variant in VARIANTS:
+                for arch in VARIANT_ARCHS:
+                    yield Case(op, "default", i, dtype, variant), arch
+    for dtype, i in (("bfloat16", 0), ("float32", 3)):
+        for arch in VARIANT_ARCHS:
+            yield Case("prototype_scores", "default", i, dtype, "strided"), arch
+
+
+def launches(case: Case) -> list[aot.Launch]:
+    entry = lookup.load(lookup.SHIPPED / case.gpu / f"{case.op}.json", case.op)[case.entry]
+    n, d, p = (entry["match"].get(name, size) for name, size in (("n", 4096), ("d", 4096), ("p", 64)))
+    dtype = DTYPES[case.dtype]
+    step = 2 if case.variant == "strided" else 1
+    d = d // 2 - 3 if case.variant == "strided" else d
+    kv_dtypes = {"layers": [dtype] * 64, "bytes": [torch.int64, torch.int32, torch.int16, torch.int8]}
+    kv = [torch.empty(1, 8, n, 128 if case.variant != "bytes" else 1, dtype=t)
+          for t in kv_dtypes.get(case.variant, [dtype] * 2)]
+    hidden, prototypes = torch.empty(1, n, d * step, dtype=dtype)[..., ::step], torch.empty(p, d, dtype=dtype)
+    options = case.variant == "options"
+    extra = {"prototype_rnorm": torch.empty(p), "keep_similar": True} if options else {}
+    word = torch.zeros(1, dtype=torch.int32)
+    k = n // 4
+
+    def call() -> None:
+        if case.op == "prototype_scores":
+            from vtkernels.score.prototype_scores.triton import prototype_scores_out
+
+            scores, argmax = _library.allocate(_library.prototype_scores(hidden, prototypes))
+            prototype_scores_out(hidden, prototypes, scores=scores, argmax=argmax)
+        elif case.op == "select_topk":
+            from vtkernels.select.select_topk.triton import select_topk_out
+
+            for largest in (True, False):
+                select_topk_out(torch.empty(1, n), k, largest=largest, out=torch.empty(1, k, dtype=torch.int64))
+        elif case.op in ("gather_tokens", "gather_kv"):
+            from vtkernels.compact.gather_kv.triton import gather_kv_out
+            from vtkernels.compact.gather_tokens.triton import gather_tokens_out
+
+            run = gather_tokens_out if case.op == "gather_tokens" else gather_kv_out
+            indices = torch.empty(1, k, dtype=torch.int64)
+            run(kv, indices, out=[torch.empty_like(t[:, :, :k]) for t in kv],
+                **({"token_dims": [2, 2]} if run is gather_tokens_out else {}))
+            run(kv, indices, out=[torch.empty_like(t[:, :0, :k]) for t in kv], status=word,
+                **({"token_dims": [2, 2]} if run is gather_tokens_out else {}))
+        elif case.op == "prune_topk":
+            from vtkernels.fused.prune_topk.triton import prune_topk_out
+
+            more = {**extra, "span_starts": word, "span_len": n - 1} if options else extra
+            spec = _library.prune_topk(hidden, prototypes, k, kv, **more)
+            prune_topk_out(hidden, prototypes, k, kv, **more, **outputs("prune_topk", spec, options),
+                           status=word if options else None)
+        else:
+            from vtkernels.fused.prune_topk_varlen.triton import prune_topk_varlen_out
+
+            more = {**extra, "span_starts": word, "span_lens": word} if options else extra
+            args = (hidden[0], prototypes, torch.zeros(2, dtype=torch.int32), word, k, [t[0] for t in kv])
+            spec = _library.prune_topk_varlen(*args, **more)
+            prune_topk_varlen_out(*args, **more, **outputs("prune_topk_varlen", spec, options),
+                                  status=word if options else None)
+
+    with mock.patch.object(lookup, "config", lambda *args, **shape: entry["config"]):
+        return aot.record(call)
+
+
+def outputs(op: str, spec: tuple, int32: bool) -> dict[str, object]:
+    buffers = dict(zip(_library.OUT_ARGS[op], _library.allocate(spec), strict=True))
+    return {**buffers, "out_indices": buffers["out_indices"].to(torch.int32)} if int32 else buffers
+
+
+def build(case: Case, arch: str) -> list[dict]:
+    """Compile the launches of a case, in a process of its own. Returns what the gates look at."""
+    report = []
+    for launch in launches(case):
+        kernel = aot.compiled(launch, arch)
+        narrow = [line.strip() for line in kernel.asm["ttir"].splitlines()
+                  if "arith.muli" in line and not re.search(r": (tensor<[0-9x]*)?i64", line)]
+        report.append({"kernel": launch.kernel.__name__, "narrow": narrow, **aot.resources(kernel, arch)})
+    return report
+
+
+@pytest.fixture(scope="module")
+def builds(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict]:
+    """All selected cases, compiling in two processes."""
+    environment = {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
+    wanted = [item.callspec.params for item in request.session.items if item.path == Path(__file__)]
+    with mock.patch.dict(os.environ, environment):
+        os.environ.pop("TRITON_INTERPRET", None)
+        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+            futures: dict[tuple[Case, str], Future] = {
+                (p["case"], p["arch"]): pool.submit(build, p["case"], p["arch"]) for p in wanted if "case" in p}
+            yield futures
+            pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize(("case", "arch"), [pytest.param(c, a, id=f"{c}-{a}") for c, a in cases()])
+def test_compiles_within_the_limits(builds: dict, case: Case, arch: str) -> None:
+    report = builds[case, arch].result()
+    assert report, "the launcher launched nothing"
+    for kernel in report:
+        assert kernel["STACK"] == 0, f"{kernel['kernel']} spills {kernel['STACK']} bytes: {kernel}"
+        assert kernel["REG"] <= aot.REGISTER_LIMIT[arch], kernel
+        assert kernel["SHARED"] <= aot.SHARED_LIMIT[arch] * 1024, kernel
+        assert kernel["narrow"] == [], f"{kernel['kernel']} multiplies in less than 64 bits"
