@@ -71,7 +71,7 @@ class BuildNative(build_ext):
         is_cuda = ext.name.endswith("_cuda")
         includes = [f"-I{ROOT / 'csrc/include'}", *(f"-isystem{path}" for path in include_paths())]
         if is_cuda:
-            compile_command = ["nvcc", "-std=c++17", "-O3", "-DUSE_CUDA", "-Xcompiler=-fPIC", "--expt-relaxed-constexpr"]
+            compile_command = ["nvcc", "-std=c++17", "-O3", "-DUSE_CUDA", "-Xcompiler=-fPIC"]
             for arch in cuda_archs(torch):
                 compile_command += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
             includes = [i.replace("-isystem", "-isystem=") if i.startswith("-isystem") else i for i in includes]

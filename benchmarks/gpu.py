@@ -122,8 +122,14 @@ def build(session: Session, deadline: float) -> None:
         words += ["--inplace"]
     session.run("build", Command(f"_C_cpu and _C_cuda for sm_{arch}", words,
                                  {"VTKERNELS_BUILD_NATIVE": "1", "VTKERNELS_CUDA_ARCHS": arch}), deadline)
+    smoke = str(session.logs / "smoke_cuda")
+    kernels = sorted(str(p.relative_to(environment.ROOT)) for p in (environment.ROOT / "csrc/cuda").glob("*.cu"))
+    session.run("build", Command("torch-free smoke program", [
+        "nvcc", "-std=c++17", "-O3", "-Icsrc/include", "-gencode", f"arch=compute_{arch},code=sm_{arch}",
+        "csrc/smoke/cuda.cu", *kernels, "-o", smoke], {}), deadline)
     if session.dry_run:
         return None
+    session.run("build", Command("smoke program runs", [smoke], {}, None, _last_line), deadline)
     probe = ("from vtkernels import _dispatch as d; r = {b: d.refusal(b, t) for b, t in "
              "(('cpu', 'cpu'), ('triton', 'cuda'), ('cuda', 'cuda'))}; print(r); raise SystemExit(any(r.values()))")
     return session.run("build", Command("every backend loads", [sys.executable, "-c", probe], {}), deadline)

@@ -1,4 +1,4 @@
-// Prototype scores: norms of the prototypes, the choice of the instruction set, and the split over threads.
+// Prototype scores: the choice of the instruction set, and the split over threads.
 #include <atomic>
 
 #include "score_common.h"
@@ -40,25 +40,6 @@ ScoreKernel pick(Isa isa, DType dtype) {
   }
 }
 
-float prototype_norm(const ScoreProblem& p, int64_t row) {
-  const int64_t at = row * p.prototypes.row_stride;
-  float lanes[16] = {};
-  for (int64_t d = 0; d < p.width; ++d) {
-    const int64_t i = at + d * p.prototypes.col_stride;
-    float x;
-    if (p.dtype == DType::kFloat32) {
-      x = static_cast<const float*>(p.prototypes.data)[i];
-    } else {
-      const uint16_t bits = static_cast<const uint16_t*>(p.prototypes.data)[i];
-      x = p.dtype == DType::kFloat16 ? half_to_float(bits) : bits_float(static_cast<uint32_t>(bits) << 16);
-    }
-    lanes[d % 16] += x * x;
-  }
-  float total = 0;
-  for (float lane : lanes) total += lane;
-  return reciprocal_norm(total);
-}
-
 }  // namespace
 
 Isa supported_isa() {
@@ -81,17 +62,7 @@ void prototype_scores(const Parallel& parallel, const ScoreProblem& problem, con
   const int64_t rows = row_begin[segment_count];
   if (rows == 0) return;
 
-  std::vector<float> rnorm(problem.prototype_count + kMaxPanel, 1.0f);
-  const int64_t cheap = std::max<int64_t>(1, (1 << 16) / std::max<int64_t>(1, problem.width));
-  if (problem.cosine && problem.rnorm != nullptr) {
-    std::copy_n(problem.rnorm, problem.prototype_count, rnorm.begin());
-  } else if (problem.cosine) {
-    parallel(problem.prototype_count, cheap, [&](int64_t begin, int64_t end) {
-      for (int64_t p = begin; p < end; ++p) rnorm[p] = prototype_norm(problem, p);
-    });
-  }
-
-  const ScoreWork work{&problem, segments, row_begin.data(), segment_count, rnorm.data()};
+  const ScoreWork work{&problem, segments, row_begin.data(), segment_count};
   const ScoreKernel kernel = pick(current_isa(), problem.dtype);
   // Below about 2^18 multiply-adds a second thread costs more than it saves.
   const int64_t grain = std::max<int64_t>(1, (1 << 18) / std::max<int64_t>(1, problem.width * problem.prototype_count));

@@ -5,14 +5,11 @@
 
 namespace vtkernels::cpu {
 
-constexpr int64_t kMaxPanel = 48;  // most prototypes in a panel of any instruction set
-
 struct ScoreWork {
   const ScoreProblem* problem;
   const Segment* segments;
   const int64_t* row_begin;  // [segment_count + 1] rows before each segment
   int64_t segment_count;
-  const float* rnorm;  // [P + kMaxPanel], all ones for the inner product
 };
 
 // Scores of the rows [begin, end) of the concatenated segments.

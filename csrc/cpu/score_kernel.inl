@@ -77,6 +77,13 @@ void add_squares(const uint32_t* units, int64_t count, float* sums) {
   V::store(sums, V::add(V::add(chain[0], chain[1]), V::add(chain[2], chain[3])));
 }
 
+template <class V>
+float total(const float* sums) {
+  float sum = 0;
+  for (int i = 0; i < V::kWidth; ++i) sum += sums[i];
+  return sum;
+}
+
 // rows[column][k] -> packed[k][column], k < depth <= kSum.
 template <int kColumns>
 void transpose(const uint32_t* rows, int64_t depth, uint32_t* packed) {
@@ -191,9 +198,14 @@ class Scorer {
         packed_(panels_ * kPanel * depth_),
         tile_(panels_ * kPanel * tile_rows_),
         squares_(tile_rows_ * V::kWidth),
+        rnorm_(ceil_div(p_.prototype_count, kPanel) * kPanel, 1.0f),
+        prototype_squares_(panels_ * kPanel * V::kWidth),
         source_(tile_rows_),
         target_(tile_rows_),
-        best_(tile_rows_) {}
+        best_(tile_rows_) {
+    if (p_.rnorm != nullptr) std::copy_n(p_.rnorm, p_.prototype_count, rnorm_.begin());
+    needs_norms_ = p_.cosine && p_.rnorm == nullptr;
+  }
 
   void run(int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; row += tile_rows_) {
@@ -201,8 +213,10 @@ class Scorer {
       for (int64_t first = 0; first < p_.prototype_count; first += panels_ * kPanel) {
         const int64_t panels = std::min(panels_, ceil_div(p_.prototype_count - first, kPanel));
         for (int64_t d = 0; d < p_.width; d += depth_ * unit_) add_chunk(first, panels, d);
+        if (needs_norms_) finish_norms(first, panels);
         update_bests(first, panels);
       }
+      needs_norms_ = false;  // the first tile has met every prototype
       finish_tile();
     }
   }
@@ -237,7 +251,7 @@ class Scorer {
     const int64_t elements = std::min(depth_ * unit_, p_.width - d), depth = ceil_div(elements, unit_);
     for (int64_t panel = 0; panel < panels; ++panel) {
       for (int64_t k = 0; k < depth; k += kSum) {
-        pack(first + panel * kPanel, d + k * unit_, std::min(kSum * unit_, elements - k * unit_),
+        pack(first, panel, d + k * unit_, std::min(kSum * unit_, elements - k * unit_),
              packed_.units() + (panel * depth_ + k) * kPanel);
       }
     }
@@ -262,20 +276,35 @@ class Scorer {
     }
   }
 
-  void pack(int64_t first, int64_t d, int64_t elements, uint32_t* to) {
+  // Elements [d, d + elements) of one panel of the chunk of prototypes that begins with `first`.
+  void pack(int64_t first, int64_t panel, int64_t d, int64_t elements, uint32_t* to) {
+    const int64_t units = ceil_div(elements, unit_);
     for (int64_t c = 0; c < kPanel; ++c) {
+      const int64_t within = panel * kPanel + c, prototype = first + within;
       uint32_t* column = columns_.units() + c * kSum;
-      if (first + c >= p_.prototype_count) {
+      if (prototype >= p_.prototype_count) {
         memset(column, 0, kSum * sizeof(uint32_t));
         continue;
       }
-      const int64_t at = (first + c) * p_.prototypes.row_stride + d * p_.prototypes.col_stride;
-      const char* from = element(p_.prototypes, at, size_);
+      const char* from =
+          element(p_.prototypes, prototype * p_.prototypes.row_stride + d * p_.prototypes.col_stride, size_);
       const char* following = from + p_.prototypes.row_stride * size_;
       for (int64_t i = 0; i < elements * size_; i += 64) __builtin_prefetch(following + i);
       load_units<V>(from, p_.dtype, elements, p_.prototypes.col_stride, column);
+      if (needs_norms_) {
+        float* sums = prototype_squares_.data() + within * V::kWidth;
+        if (d == 0) std::fill_n(sums, V::kWidth, 0.0f);
+        add_squares<V>(column, units, sums);
+      }
     }
-    transpose<kPanel>(columns_.units(), ceil_div(elements, unit_), to);
+    transpose<kPanel>(columns_.units(), units, to);
+  }
+
+  void finish_norms(int64_t first, int64_t panels) {
+    const int64_t count = std::min(panels * kPanel, p_.prototype_count - first);
+    for (int64_t i = 0; i < count; ++i) {
+      rnorm_[first + i] = p_.width == 0 ? 0.0f : reciprocal_norm(total<V>(prototype_squares_.data() + i * V::kWidth));
+    }
   }
 
   void update_bests(int64_t first, int64_t panels) {
@@ -283,7 +312,7 @@ class Scorer {
       const int64_t r0 = r / kRows * kRows;
       for (int64_t panel = 0; panel < panels; ++panel) {
         const int64_t at = first + panel * kPanel;
-        update_best<kPanel>(tile_.floats() + (r0 * panels + panel * kRows + r - r0) * kPanel, work_.rnorm + at, at,
+        update_best<kPanel>(tile_.floats() + (r0 * panels + panel * kRows + r - r0) * kPanel, rnorm_.data() + at, at,
                             std::min(kPanel, p_.prototype_count - at), p_.argmax.data != nullptr, best_[r]);
       }
     }
@@ -291,9 +320,7 @@ class Scorer {
 
   void finish_tile() {
     for (int64_t r = 0; r < count_; ++r) {
-      float norm2 = 0;
-      for (int i = 0; i < V::kWidth; ++i) norm2 += squares_[r * V::kWidth + i];
-      const float scale = p_.cosine ? reciprocal_norm(norm2) : 1.0f;
+      const float scale = p_.cosine ? reciprocal_norm(total<V>(squares_.data() + r * V::kWidth)) : 1.0f;
       p_.scores[target_[r]] = (best_[r].key == kNanKey ? NAN : max_key_value(best_[r].key) * scale) + 0.0f;
       if (p_.argmax.data != nullptr) p_.argmax.store(target_[r], best_[r].prototype);
     }
@@ -306,12 +333,15 @@ class Scorer {
   const int64_t panels_;  // of prototypes, packed at a time
   const int64_t depth_;   // units of D, packed at a time
   const int64_t tile_rows_;
-  int64_t count_ = 0;  // rows of this tile
-  Aligned rows_;       // [kRows][kRowStride] units of one panel of rows
-  Aligned columns_;    // [kPanel][kSum] units before packing
-  Aligned packed_;     // [panels_][depth_][kPanel]
-  Aligned tile_;       // [panels of rows][panels_][kRows][kPanel] sums
-  std::vector<float> squares_;
+  int64_t count_ = 0;                     // rows of this tile
+  Aligned rows_;                          // [kRows][kRowStride] units of one panel of rows
+  Aligned columns_;                       // [kPanel][kSum] units before packing
+  Aligned packed_;                        // [panels_][depth_][kPanel]
+  Aligned tile_;                          // [panels of rows][panels_][kRows][kPanel] sums
+  std::vector<float> squares_;            // [tile_rows_][kWidth] partial sums
+  std::vector<float> rnorm_;              // [whole panels of prototypes]
+  std::vector<float> prototype_squares_;  // [panels_ * kPanel][kWidth] partial sums
+  bool needs_norms_ = false;
   std::vector<const char*> source_;
   std::vector<int64_t> target_;
   std::vector<Best> best_;
