@@ -11,8 +11,9 @@ NATIVE := pyproject.toml setup.py $(wildcard csrc/*.txt csrc/*/*.* csrc/include/
 demo: $(VENV)/.demo
 	$(PY) -m vtkernels demo $(if $(IMAGES),--images $(IMAGES))
 
+# Two files at a time; waiting threads must not spin while the other file's tests want the core.
 test: $(VENV)/.dev
-	$(PY) -m pytest
+	OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist loadfile
 
 test-long: $(VENV)/.dev
 	$(PY) -m pytest -m long
@@ -41,7 +42,7 @@ wheel: $(VENV)/.demo
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --upgrade pip
-	$(PY) -m pip install -q "$(TORCH)" "setuptools>=77" wheel
+	$(PY) -m pip install -q "$(TORCH)" numpy "setuptools>=77" wheel
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.torch $(NATIVE)
