@@ -37,7 +37,7 @@ def record(call: Callable[[], None]) -> list[Launch]:
     def launch(kernel: Any, programs: int, device: torch.device, *args: Any, **options: Any) -> None:
         launches.append(Launch(kernel, args, options))
 
-    with mock.patch.object(_triton, "launch", launch), mock.patch.object(_triton, "interpreted", lambda: False):
+    with mock.patch.object(_triton, "launch", launch), mock.patch.object(_triton, "interpreted", return_value=False):
         call()
     return launches
 
@@ -70,7 +70,8 @@ def compiled(launch: Launch, arch: str) -> Any:
             assert param.do_not_specialize, f"{launch.kernel.__name__}: {param.name} recompiles with its value"
             signature[param.name] = param.annotation_type
     source = ASTSource(launch.kernel, signature, constexprs=constants, attrs=attributes)
-    return triton.compile(source, target=target(arch), options={**options, "enable_fp_fusion": True})
+    options |= _triton.compile_options(target(arch).backend, options["num_warps"])
+    return triton.compile(source, target=target(arch), options=options)
 
 
 @cache
@@ -82,7 +83,7 @@ def resources(kernel: Any, arch: str) -> dict[str, int]:
     """REG, STACK (where spills show) and SHARED bytes of a compiled kernel."""
     if arch.startswith("gfx"):
         text = kernel.asm["amdgcn"]
-        # Scalar registers spill into lanes of vector registers, with a stack slot in reserve; accesses to it would count.
+        # Scalar registers spill into lanes of vector registers, with a stack slot in reserve: only its use counts.
         spills = sum(int(n) for n in re.findall(r"\.vgpr_spill_count:\s*(\d+)", text))
         accesses = len(re.findall(r"^\s*scratch_", text, re.MULTILINE))
         vgprs = max(int(n) for n in re.findall(r"\.vgpr_count:\s*(\d+)", text))

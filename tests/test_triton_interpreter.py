@@ -1,7 +1,7 @@
 """Every Triton kernel, run by Triton's interpreter against the oracles.
 
-Triton decides when its modules are imported whether they are interpreted, and the tests that compile need them not to be.
-So in an ordinary run this file runs itself in a process of its own. By hand, to choose tests:
+Triton decides when its modules are imported whether they are interpreted, and the tests that compile need them not to
+be. So in an ordinary run this file runs itself in a process of its own. By hand, to choose tests:
 `TRITON_INTERPRET=1 pytest tests/test_triton_interpreter.py -k strided`.
 """
 
@@ -28,8 +28,6 @@ if not INTERPRETING:
         print(summary)
 
 else:
-    import mmap
-
     import numpy as np
     import torch
     from helpers import assert_contract, assert_same_bytes, flat, poison, run_out
@@ -42,6 +40,7 @@ else:
 
     pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, of the hostile samples
     ANY_GRID = (one_launch_kernel, gather_kernel)
+    GATHERS = ("gather_tokens", "gather_kv")
     PATHS = ("one_launch", "two_launch")
 
     class Recorder:
@@ -61,8 +60,7 @@ else:
         return recorder
 
     def samples(op, **arguments):
-        chosen = [s for s in testing.SAMPLES[op](**arguments)]
-        return pytest.mark.parametrize("sample", chosen, ids=lambda s: s.name)
+        return pytest.mark.parametrize("sample", list(testing.SAMPLES[op](**arguments)), ids=lambda s: s.name)
 
     def some(op, dtypes, names):
         """Samples of all names in bfloat16, and of a few in the other dtypes."""
@@ -80,7 +78,8 @@ else:
         testing.assert_scores(scores, *sample.args, argmax=argmax, **sample.kwargs)
         assert not (torch.signbit(scores) & (scores == 0)).any(), "a score is -0"
         _, expected = testing.run("prototype_scores", "reference", *sample.args, **sample.kwargs)
-        same = scores.isnan() if "equal" not in sample.name else torch.ones_like(scores, dtype=torch.bool)
+        # Where the products are NaN or infinite whatever the order of the sum, or all equal.
+        same = ~sample.args[0].isfinite().all(-1) | ("equal" in sample.name)
         assert torch.equal(argmax[same].long(), expected[same])
         if sample.kwargs.get("metric") != "dot":
             from vtkernels.score.prototype_scores.reference import reciprocal_norms
@@ -103,7 +102,7 @@ else:
 
     @pytest.mark.parametrize("programs", [None, 1, 3])
     @pytest.mark.parametrize(("op", "sample"), [
-        pytest.param(op, s, id=f"{op}-{s.name}") for op in ("gather_tokens", "gather_kv") for s in testing.SAMPLES[op]()])
+        pytest.param(op, s, id=f"{op}-{s.name}") for op in GATHERS for s in testing.SAMPLES[op]()])
     def test_gather(launches, op, sample, programs):
         if "layers" in sample.name and programs:
             return  # slow, and the number of tensors has nothing to do with that of programs
@@ -131,10 +130,9 @@ else:
         assert len(launches.kernels) == 4
         assert_same_bytes(outs, testing.run("gather_kv", "reference", kv, indices))
 
-    def test_offsets_beyond_32_bits(launches):
-        memory = mmap.mmap(-1, 6 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE)
-        values = torch.frombuffer(memory, dtype=torch.int16)
-        x = values.as_strided((2, 3, 5), (5, 2**30 + 7, 1))
+    def test_offsets_beyond_32_bits(launches, tmp_path):
+        sparse = np.memmap(tmp_path / "sparse", dtype=np.int16, mode="w+", shape=3 << 30)
+        x = torch.from_numpy(sparse).as_strided((2, 3, 5), (5, 2**30 + 7, 1))
         x.copy_(torch.arange(30).view(2, 3, 5))
         indices = torch.tensor([[2, 1], [0, 2]])
         (out,) = testing.run("gather_tokens", "triton", [x], indices)
@@ -204,7 +202,7 @@ else:
     @pytest.mark.parametrize("path", PATHS)
     def test_many_sequences(launches, path):
         """More sequences than the preparing kernel and the last program out take in one step."""
-        lengths = torch.arange(300) % 4
+        lengths = torch.arange(140) % 4
         cu = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]).to(torch.int32)
         k = (lengths // 2).to(torch.int32)
         total = int(cu[-1])

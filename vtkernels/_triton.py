@@ -1,4 +1,4 @@
-"""What every Triton launcher shares on the host: the launch itself, device facts, and integer tuples without recompiles."""
+"""What the Triton launchers share on the host: the launch, facts of the device, integer tuples without recompiles."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -30,17 +30,25 @@ def device_name(device: torch.device) -> str:
 
 def launch(kernel: Any, programs: int, device: torch.device, *args: Any, **options: Any) -> None:
     """Run a kernel on a grid of `programs`. Every launch of the package passes through here."""
-    grid = (programs,)
-    # Explicit, because the default of fp fusion changes with Triton 3.10.
     if device.type == "cuda":
+        backend = "hip" if torch.version.hip else "cuda"
         with torch.cuda.device(device):
-            kernel[grid](*args, enable_fp_fusion=True, **options)
+            kernel[programs,](*args, **options, **compile_options(backend, options["num_warps"]))
     else:
-        kernel[grid](*args, **options)
+        kernel[programs,](*args, **options)
+
+
+def compile_options(backend: str, num_warps: int) -> dict[str, object]:
+    """What every kernel is compiled with, beside its own options."""
+    options: dict[str, object] = {"enable_fp_fusion": True}  # explicit: the default changes with Triton 3.10
+    if backend == "cuda":
+        # With a limit of its own, ptxas no longer spills a few registers to fit one more block on a multiprocessor.
+        options["maxnreg"] = min(255, 2048 // num_warps)
+    return options
 
 
 def aligned16(tensor: Tensor, *strides: int) -> bool:
-    """Whether rows of a tensor start at multiples of 16 bytes and are contiguous, so that loads can be 128 bits wide."""
+    """Whether rows are contiguous and start at multiples of 16 bytes, so that loads can be 128 bits wide."""
     step = tensor.element_size()
     return tensor.stride(-1) == 1 and not any(v % 16 for v in (tensor.data_ptr(), *(s * step for s in strides)))
 

@@ -43,9 +43,11 @@ def moves(source: Tensor, target: Tensor, batch_dim: int | None, token_dim: int)
     """Merge what is contiguous in both tensors. More than two dimensions of rows that do not merge become slices."""
     step = source.element_size()
 
-    def strides(dim: int | None) -> tuple[int, int]:
+    def strides(dim: int | None) -> tuple[int, ...]:
         # A dimension of one element has no stride to speak of; zero keeps it from spoiling the alignment.
-        return tuple(t.stride(dim) * step if dim is not None and t.shape[dim] > 1 else 0 for t in (source, target))
+        if dim is None:
+            return 0, 0
+        return tuple(t.stride(dim) * step * (t.shape[dim] > 1) for t in (source, target))
 
     runs = [[step, 1, 1]]  # [size, source stride, target stride] in bytes, innermost first
     for dim in reversed(range(source.dim())):
@@ -155,8 +157,10 @@ def move_item(item, batch, indices, index_stride, tokens, kept, addresses, geome
             chosen = g
     per_tensor, tensor, unit = geometries[1], geometries[2], geometries[3]
     width, inner, columns = geometries[4], geometries[5], geometries[6]
-    source_batch, source_outer, source_inner, source_token = geometries[7], geometries[8], geometries[9], geometries[10]
-    target_batch, target_outer, target_inner, target_token = geometries[11], geometries[12], geometries[13], geometries[14]
+    source_batch, source_outer = geometries[7], geometries[8]
+    source_inner, source_token = geometries[9], geometries[10]
+    target_batch, target_outer = geometries[11], geometries[12]
+    target_inner, target_token = geometries[13], geometries[14]
     for g in tl.static_range(1, GROUPS):
         if chosen == g:
             per_tensor, tensor, unit = geometries[g * WORDS + 1], geometries[g * WORDS + 2], geometries[g * WORDS + 3]
@@ -214,7 +218,7 @@ def gather_kernel(indices, index_batch: tl.int64, index_stride: tl.int64, tokens
         batch = item // row_items
         bad = move_item(item % row_items, batch, indices + batch * index_batch, index_stride, tokens, kept, addresses,
                         geometries, TENSORS, GROUPS, UNITS, BLOCK_ROWS, BLOCK_BYTES)
-        if status is not None:
+        if status is not None:  # noqa: SIM102 (decided at compile time)
             if bad > 0:
                 tl.atomic_or(status, BAD_INDEX)
 
@@ -224,7 +228,8 @@ def check_kernel(indices, index_batch: tl.int64, index_stride: tl.int64, tokens:
                  count: tl.int64, status, BLOCK: tl.constexpr):
     """The status bit of a gather that has no bytes to move."""
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    index = tl.load(indices + (place // kept) * index_batch + (place % kept) * index_stride, mask=place < count, other=0)
+    address = indices + (place // kept) * index_batch + (place % kept) * index_stride
+    index = tl.load(address, mask=place < count, other=0)
     if tl.sum(((place < count) & ((index < 0) | (index >= tokens))).to(tl.int32), 0) > 0:
         tl.atomic_or(status, BAD_INDEX)
 
@@ -240,9 +245,9 @@ def gather(all_moves: Sequence[Move], indices: Tensor, tokens: int, status: Tens
                        status, BLOCK=1024)
     for table in tables(all_moves, kept, config["block_rows"], config["block_bytes"]):
         items = batch * table.row_items
-        _triton.launch(gather_kernel, min(items, _triton.MAX_PROGRAMS), indices.device, *address, table.row_items, items, status,
-                       table.addresses, table.geometries, **table.options, num_warps=config["num_warps"],
-                       num_stages=config["num_stages"])
+        _triton.launch(gather_kernel, min(items, _triton.MAX_PROGRAMS), indices.device, *address, table.row_items,
+                       items, status, table.addresses, table.geometries, **table.options,
+                       num_warps=config["num_warps"], num_stages=config["num_stages"])
 
 
 def gather_tokens_out(tensors: Sequence[Tensor], indices: Tensor, *, token_dims: Sequence[int] | None = None,

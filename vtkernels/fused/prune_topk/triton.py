@@ -1,9 +1,9 @@
 """Score, select and gather in one launch, or in two.
 
-Work items of the one-launch kernel come from a ticket counter: first all score tiles, row by row, then all blocks of rows
-to gather. Whoever finishes the last score tile of a row selects for that row and publishes its indices; a gather item
-waits for them. An item waits only for items drawn before it, and score tiles never wait, so it cannot deadlock, however
-few of the programs run at a time. Results do not depend on who did what.
+Work items of the one-launch kernel come from a ticket counter: first all score tiles, row by row, then all blocks of
+rows to gather. Whoever finishes the last score tile of a row selects for that row and publishes its indices; a gather
+item waits for them. An item waits only for items drawn before it, and score tiles never wait, so nothing can deadlock,
+however few of the programs run at a time. Results do not depend on who did what.
 
 The workspace is zero between calls. Its words: a header, then eight for each row.
 """
@@ -90,7 +90,7 @@ def score_item(item, hidden, hidden_batch, hidden_stride, dim_stride, d, prototy
         if span_starts is not None:
             given = tl.load(span_starts + row * span_starts_stride).to(tl.int64)
             span = tl.minimum(tl.maximum(given, 0), tokens - length)
-            if status is not None:
+            if status is not None:  # noqa: SIM102 (decided at compile time)
                 if (tile == 0) & (span != given):
                     tl.atomic_or(status, BAD_SPAN)
         hidden += row * hidden_batch
@@ -123,7 +123,7 @@ def leave(workspace, batch, VARLEN: tl.constexpr):
     """The last program out leaves the workspace zero."""
     tl.debug_barrier()
     if tl.atomic_add(workspace + EXITS, 1, sem="acq_rel", scope="gpu") == tl.num_programs(0) - 1:
-        BLOCK: tl.constexpr = 256
+        BLOCK: tl.constexpr = 128
         for start in range(0, batch, BLOCK):
             row = start + tl.arange(0, BLOCK).to(tl.int64)
             words = workspace + ROWS + row * ROW_WORDS
@@ -152,10 +152,7 @@ def score_select_kernel(hidden, hidden_batch: tl.int64, hidden_stride: tl.int64,
                         SINGLE: tl.constexpr):
     """First of two launches: one program for each score tile."""
     item = tl.program_id(0).to(tl.int64)
-    if VARLEN:
-        total = tl.load(workspace + TILES).to(tl.int64)
-    else:
-        total = batch * tiles
+    total = tl.load(workspace + TILES).to(tl.int64) if VARLEN else batch * tiles
     if item < total:
         score_item(item, hidden, hidden_batch, hidden_stride, dim_stride, d, prototypes, prototype_stride,
                    prototype_dim_stride, prototype_count, prototype_rnorm, rnorm_stride, scores, scores_batch,
@@ -178,10 +175,7 @@ def one_launch_kernel(hidden, hidden_batch: tl.int64, hidden_stride: tl.int64, d
                       SELECT_BLOCK: tl.constexpr, SINGLE: tl.constexpr, TENSORS: tl.constexpr, GROUPS: tl.constexpr,
                       UNITS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_BYTES: tl.constexpr):
     """Everything, by any number of programs."""
-    if VARLEN:
-        score_items = tl.load(workspace + TILES).to(tl.int64)
-    else:
-        score_items = batch * tiles
+    score_items = tl.load(workspace + TILES).to(tl.int64) if VARLEN else batch * tiles
     total = score_items + gather_rows * row_items
     ready = tl.full((), -1, tl.int64)  # the last row seen published
     item = tl.atomic_add(workspace + TICKET, 1, sem="relaxed", scope="gpu").to(tl.int64)
@@ -216,7 +210,7 @@ def select_options(length: int, keep_similar: bool, config: dict) -> dict[str, o
 
 def prune(score_args: Sequence[Any], options: dict[str, object], gather_args: Sequence[Any], all_moves: Sequence[Move],
           gather_rows: int, score_items: int, workspace: Tensor, config: dict, path: str | None) -> None:
-    """Launch the kernels. `score_args` are those of `score_select_kernel`, `gather_args` the first of `gather_kernel`."""
+    """Launch. `score_args` are those of `score_select_kernel`, `gather_args` the first of `gather_kernel`."""
     device = workspace.device
     launch_options = {"num_warps": config["num_warps"], "num_stages": config["num_stages"]}
     kept = gather_args[-1]
@@ -267,5 +261,5 @@ def prune_topk_out(hidden: Tensor, prototypes: Tensor, k: int, kv: Sequence[Tens
                   0 if span_starts is None else span_starts.stride(0), length, k, tiles, batch, workspace, status)
     options = {"VARLEN": False, **score_options(hidden, prototypes, config),
                **select_options(length, keep_similar, config)}
-    prune(score_args, options, (out_indices, out_indices.stride(0), 1, n, kept), all_moves, batch, batch * tiles, workspace,
-          config, _path)
+    prune(score_args, options, (out_indices, out_indices.stride(0), 1, n, kept), all_moves, batch, batch * tiles,
+          workspace, config, _path)

@@ -103,7 +103,7 @@ def prepare_kernel(cu_seqlens, cu_stride: tl.int64, k, k_stride: tl.int64, span_
         tl.store(workspace + TILES, tile_total)
         if out_total > total_out:
             flags |= TRUNCATED
-        if status is not None:
+        if status is not None:  # noqa: SIM102 (decided at compile time)
             if flags != 0:
                 tl.atomic_or(status, flags)
 
@@ -122,19 +122,19 @@ def prune_topk_varlen_out(hidden: Tensor, prototypes: Tensor, cu_seqlens: Tensor
                            p=prototypes.shape[0], tensors=1 + len(out_kv))
     if workspace is None:
         workspace = zeroed_workspace(batch, hidden)
-    starts_stride, lens_stride = (0, 0) if span_starts is None else (span_starts.stride(0), span_lens.stride(0))
+    starts_stride, lens_stride = (0 if t is None else t.stride(0) for t in (span_starts, span_lens))
     _triton.launch(prepare_kernel, 1 + triton.cdiv(max(tokens, total_out), PREPARE_BLOCK), hidden.device, cu_seqlens,
                    cu_seqlens.stride(0), k, k.stride(0), span_starts, starts_stride, span_lens, lens_stride,
-                   out_cu_seqlens, out_indices, out_scores, batch, tokens, total_out, workspace, status, BLOCK_N=config["block_n"],
-                   SEQUENCES=SEQUENCE_BLOCK, BLOCK=PREPARE_BLOCK, num_warps=4)
+                   out_cu_seqlens, out_indices, out_scores, batch, tokens, total_out, workspace, status,
+                   BLOCK_N=config["block_n"], SEQUENCES=SEQUENCE_BLOCK, BLOCK=PREPARE_BLOCK, num_warps=4)
     token_dim = kv_token_dim("prune_topk_varlen", kv_layout, packed=True)
     all_moves = moves(hidden, out_hidden, None, 0)
     for cache, out in zip(kv or (), out_kv, strict=True):
         all_moves += moves(cache, out, None, token_dim)
     # At most one tile of each sequence is not full. What the sequences really need, the kernel reads.
     score_items = triton.cdiv(tokens, config["block_n"]) + batch if batch else 0
-    score_args = (hidden, 0, *hidden.stride(), d, prototypes, *prototypes.stride(), prototypes.shape[0], prototype_rnorm,
-                  0 if prototype_rnorm is None else prototype_rnorm.stride(0), out_scores, 0,
+    score_args = (hidden, 0, *hidden.stride(), d, prototypes, *prototypes.stride(), prototypes.shape[0],
+                  prototype_rnorm, 0 if prototype_rnorm is None else prototype_rnorm.stride(0), out_scores, 0,
                   out_indices, 0, tokens, total_out, 0, None, 0, 0, 0, 0, batch, workspace, None)
     options = {"VARLEN": True, **score_options(hidden, prototypes, config),
                **select_options(tokens, keep_similar, config)}

@@ -1,4 +1,4 @@
-"""A tile of tokens against all prototypes: dot products on tensor cores, norms from the same tiles, max in registers."""
+"""A tile of tokens against all prototypes: products by `tl.dot`, norms from the same tiles, maxima in registers."""
 
 import torch
 import triton
