@@ -76,7 +76,8 @@ class BuildNative(build_ext):
                 compile_command += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
             includes = [i.replace("-isystem", "-isystem=") if i.startswith("-isystem") else i for i in includes]
         else:
-            compile_command = [os.environ.get("CXX", "c++"), "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall"]
+            compiler = os.environ.get("CXX", "c++")
+            compile_command = [compiler, "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall"]
         output = Path(self.get_ext_fullpath(ext.name))
         objects = Path(self.build_temp) / ext.name
         objects.mkdir(parents=True, exist_ok=True)

@@ -91,7 +91,8 @@ def test_tensors_that_are_not_dense(kind):
     x = special(kind)
     for call in (lambda: vtkernels.prune_topk(x, P, 1), lambda: vtkernels.gather_tokens([x], IDX),
                  lambda: vtkernels.prototype_scores(x, P)):
-        with pytest.raises((TypeError, ValueError, RuntimeError), match=r"`(hidden|tensors\[0\]|tokens)` is .*allowed: "):
+        named = r"`(hidden|tensors\[0\]|tokens)` is .*allowed: "
+        with pytest.raises((TypeError, ValueError, RuntimeError), match=named):
             call()
 
 
@@ -145,5 +146,5 @@ def test_bad_buffers_are_refused_before_anything_is_written(backend, changed, ar
 
 @pytest.mark.parametrize("kwargs", [{}, {"k": 1, "keep_ratio": 0.5}, {"keep_ratio": 0.0}, {"keep_ratio": 1.5}])
 def test_module_arguments(kwargs):
-    with pytest.raises(ValueError, match="PruneTopK: `k.*allowed: "):
+    with pytest.raises(ValueError, match=r"PruneTopK: `k.*allowed: "):
         vtkernels.nn.PruneTopK(P, **kwargs)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import assert_contract, assert_same_bytes, run_out, samples
+from helpers import assert_contract, assert_same_bytes, run_out
 
 import vtkernels
 from vtkernels import _library, testing

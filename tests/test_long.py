@@ -61,7 +61,8 @@ def test_offsets_past_32_bits(rows):
     heads = tokens.view(1, 1, rows, width)
     assert_same_bytes(testing.run("gather_kv", "cpu", [heads], indices)[0][0, 0], tokens[0, places])
     ints = [torch.tensor(v, dtype=torch.int32) for v in ([rows - 4, rows], [2])]
-    pruned = testing.run("prune_topk_varlen", "cpu", tokens[0], testing.rand(2, width, seed=9).half(), *ints, 2, [heads[0]])
+    prototypes = testing.rand(2, width, seed=9).half()
+    pruned = testing.run("prune_topk_varlen", "cpu", tokens[0], prototypes, *ints, 2, [heads[0]])
     kept = pruned[2].tolist()
     assert rows - 4 <= kept[0] < kept[1] < rows
     assert_same_bytes((pruned[0], pruned[1][0][0]), (tokens[0, kept], tokens[0, kept]))

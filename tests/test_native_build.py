@@ -60,7 +60,8 @@ def test_cmake_builds_the_same_and_the_smoke_program_runs(tmp_path):
 @pytest.mark.parametrize(("native", "tag", "library"), [("0", "py3-none-any", False), ("1", "py3-none-linux", True)])
 def test_wheels(tmp_path, native, tag, library):
     source = tmp_path / "source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv*", "*.so", "build", "demo_out", "results"))
+    unneeded = shutil.ignore_patterns(".git", ".venv*", "*.so", "build", "demo_out", "results")
+    shutil.copytree(ROOT, source, ignore=unneeded)
     subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "-w",
                     str(tmp_path), str(source)], check=True, env={**os.environ, "VTKERNELS_BUILD_NATIVE": native})
     (wheel,) = tmp_path.glob("*.whl")

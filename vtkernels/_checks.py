@@ -1,4 +1,4 @@
-"""Host-side checks shared by every backend written in Python. Each error names the argument, what came, what is allowed.
+"""Host-side checks of every backend written in Python. Each error names the argument, what came, what is allowed.
 
 All of them look at metadata only, so they run on fake tensors and symbolic sizes and never synchronise with a device.
 """
@@ -106,7 +106,8 @@ def kv_token_dim(op: str, kv_layout: str, packed: bool = False) -> int:
     return (2 if kv_layout == "HND" else 1) - packed
 
 
-def kv_caches(op: str, kv: Any, kv_layout: str, batch: Any, tokens: Any, ref: Tensor, packed: bool = False) -> list[Tensor]:
+def kv_caches(op: str, kv: Any, kv_layout: str, batch: Any, tokens: Any, ref: Tensor,
+              packed: bool = False) -> list[Tensor]:
     token_dim = kv_token_dim(op, kv_layout, packed)
     dims = {(0, "HND"): "B, H, N, d", (0, "NHD"): "B, N, H, d", (1, "HND"): "H, T, d", (1, "NHD"): "T, H, d"}
     caches = [] if kv is None else list(kv)

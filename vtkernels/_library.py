@@ -129,7 +129,8 @@ def gather_tokens(tensors: Sequence[Tensor], indices: Tensor, *,
         arg = f"tensors[{i}]"
         check.dense(op, arg, t)
         if not 1 <= dim < t.dim():
-            check.fail(ValueError, op, f"token_dims[{i}]", dim, f"1 to {t.dim() - 1} (batch is the dimension before it)")
+            check.fail(ValueError, op, f"token_dims[{i}]", dim,
+                       f"1 to {t.dim() - 1} (batch is the dimension before it)")
         check.same_device(op, arg, t, "tensors[0]", tensors[0])
         check.size(op, arg, t.shape[dim - 1], tensors[0].shape[dims[0] - 1], "B")
         check.size(op, arg, t.shape[dim], tensors[0].shape[dims[0]], "tokens")
@@ -264,7 +265,8 @@ def _check_workspace(op: str, workspace: Tensor | None, status: Tensor | None, r
     if workspace is not None:
         check.dense(op, "workspace", workspace)
         if workspace.dtype != torch.int32 or workspace.dim() != 1 or workspace.shape[0] < workspace_size(batch):
-            check.fail(ValueError, op, "workspace", f"{check.names([workspace.dtype])} of shape {check.shape(workspace)}",
+            got = f"{check.names([workspace.dtype])} of shape {check.shape(workspace)}"
+            check.fail(ValueError, op, "workspace", got,
                        f"a zeroed int32 vector of at least {workspace_size(batch)} words")
         check.same_device(op, "workspace", workspace, "the input", ref)
 

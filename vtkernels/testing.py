@@ -46,7 +46,7 @@ def _rnorm64(x: np.ndarray) -> np.ndarray:
 
 def assert_scores(scores: Tensor, tokens: Tensor, prototypes: Tensor, metric: str = "cosine",
                   argmax: Tensor | None = None) -> None:
-    """Scores no worse than plain float32 torch against float64; NaN where the oracle has NaN; an argmax that attains."""
+    """No worse than plain float32 torch against float64; NaN where the oracle has it; an argmax that attains."""
     similarity = oracle_similarity(tokens, prototypes, metric)
     gold = similarity.max(-1) if similarity.size else similarity.sum(-1)  # NumPy's max propagates NaN
     got = scores.detach().double().cpu().numpy()
@@ -181,7 +181,8 @@ def score_samples(dtypes: Sequence[torch.dtype] = (torch.float32, torch.float16,
         yield Sample(f"{tag}-dot", (rand(1, 30, 48, dtype=dtype), rand(10, 48, dtype=dtype, seed=1)), {"metric": "dot"})
         same = rand(1, 24, dtype=dtype).expand(31, 24)
         yield Sample(f"{tag}-equal-expanded", (same[None], rand(1, 24, dtype=dtype, seed=1).expand(5, 24)), {})
-        yield Sample(f"{tag}-strided", (rand(2, 40, 50, dtype=dtype)[:, ::2, 1:34], rand(7, 66, dtype=dtype)[:, ::2]), {})
+        strided = rand(2, 40, 50, dtype=dtype)[:, ::2, 1:34]
+        yield Sample(f"{tag}-strided", (strided, rand(7, 66, dtype=dtype)[:, ::2]), {})
         yield Sample(f"{tag}-transposed", (rand(2, 24, 30, dtype=dtype).mT, rand(24, 7, dtype=dtype).T), {})
 
 
@@ -228,8 +229,8 @@ def gather_kv_samples() -> Iterator[Sample]:
             return rand(*((2, h, 20, d) if layout == "HND" else (2, 20, h, d)), dtype=dtype)
 
         yield Sample(f"{layout}-pair", ([cache(4, 16), cache(4, 16)], idx), {"kv_layout": layout})
-        yield Sample(f"{layout}-mixed", ([cache(4, 16, torch.bfloat16), cache(1, 5), cache(2, 8).to(torch.float8_e4m3fn),
-                                          (cache(3, 7) > 0)], idx.int()), {"kv_layout": layout})
+        mixed = [cache(4, 16, torch.bfloat16), cache(1, 5), cache(2, 8).to(torch.float8_e4m3fn), cache(3, 7) > 0]
+        yield Sample(f"{layout}-mixed", (mixed, idx.int()), {"kv_layout": layout})
         yield Sample(f"{layout}-layers", ([cache(2, 8, torch.float16) for _ in range(70)], idx), {"kv_layout": layout})
         yield Sample(f"{layout}-bad", ([cache(2, 8)], torch.tensor([[-5, 0], [20, 2**40]])), {"kv_layout": layout})
         yield Sample(f"{layout}-strided", ([cache(6, 24)[:, ::2, :, ::2] if layout == "HND" else
@@ -263,7 +264,8 @@ def prune_samples(dtypes: Sequence[torch.dtype] = (torch.float32, torch.float16,
                      {"span_starts": torch.tensor([-4, 2**31 - 1], dtype=torch.int32), "span_len": 30})
         yield Sample(f"{tag}-nhd", (hidden, protos, 7, caches(2, 45, "NHD")), {"kv_layout": "NHD"})
         hostile = hostile_tokens(40, 24, dtype)
-        yield Sample(f"{tag}-hostile", (torch.stack([hostile, hostile.flip(0)]), rand(9, 24, dtype=dtype, seed=1), 13), {})
+        both = torch.stack([hostile, hostile.flip(0)])
+        yield Sample(f"{tag}-hostile", (both, rand(9, 24, dtype=dtype, seed=1), 13), {})
         yield Sample(f"{tag}-hostile-similar", (hostile[None], rand(9, 24, dtype=dtype, seed=1), 35),
                      {"keep_similar": True})
         yield Sample(f"{tag}-all-equal", (rand(1, 1, 24, dtype=dtype).expand(2, 50, 24),
