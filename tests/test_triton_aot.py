@@ -86,10 +86,10 @@ def launches(case: Case) -> list[aot.Launch]:
 
             run = gather_tokens_out if case.op == "gather_tokens" else gather_kv_out
             indices = torch.empty(1, k, dtype=torch.int64)
-            run(kv, indices, out=[torch.empty_like(t[:, :, :k]) for t in kv],
-                **({"token_dims": [2, 2]} if run is gather_tokens_out else {}))
-            run(kv, indices, out=[torch.empty_like(t[:, :0, :k]) for t in kv], status=word,
-                **({"token_dims": [2, 2]} if run is gather_tokens_out else {}))
+            dims = {"token_dims": [2, 2]} if run is gather_tokens_out else {}
+            run(kv, indices, out=[torch.empty_like(t[:, :, :k]) for t in kv], status=word, **dims)
+            empty = [t[..., :0] for t in kv]
+            run(empty, indices, out=[torch.empty_like(t[:, :, :k]) for t in empty], status=word, **dims)
         elif case.op == "prune_topk":
             from vtkernels.fused.prune_topk.triton import prune_topk_out
 
@@ -124,6 +124,23 @@ def build(case: Case, arch: str) -> list[dict]:
                   if "arith.muli" in line and not re.search(r": (tensor<[0-9x]*)?i64", line)]
         report.append({"kernel": launch.kernel.__name__, "narrow": narrow, **aot.resources(kernel, arch)})
     return report
+
+
+def constants(launch: aot.Launch) -> tuple:
+    """What of a launch decides which compiled kernel runs, beside the alignment of pointers."""
+    words = tuple(len(value) for value in launch.args if isinstance(value, tuple))
+    return launch.kernel.__name__, tuple(launch.options.items()), words
+
+
+@pytest.mark.parametrize("op", ["prune_topk", "select_topk", "prototype_scores"])
+def test_the_number_of_tokens_does_not_recompile(op: str) -> None:
+    def variant(n: int, k: int) -> list[tuple]:
+        entry = {"match": {"n": n, "d": 64, "p": 9}, "config": lookup.config(op, "default", torch.float16, n=600)}
+        with mock.patch.object(lookup, "load", return_value=[entry]):
+            recorded = launches(Case(op, "default", 0, "float16"))
+        return [constants(launch) for launch in recorded]
+
+    assert variant(1000, 10) == variant(641, 11) == variant(577, 12)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,8 @@ if not INTERPRETING:
     def test_in_the_interpreter() -> None:
         command = [sys.executable, "-m", "pytest", __file__, "-q", "-x", "--no-header", "-p", "no:cacheprovider"]
         environment = {**os.environ, "TRITON_INTERPRET": "1", "VTKERNELS_BACKEND": "auto"}
-        child = subprocess.run(command, env=environment, capture_output=True, text=True)
+        # A program that waits for what never comes would wait for ever.
+        child = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
         if child.returncode:
             pytest.fail(f"{child.stdout}\n{child.stderr}", pytrace=False)
         summary = child.stdout.strip().splitlines()[-1]
@@ -87,6 +88,20 @@ else:
             rnorm = reciprocal_norms(sample.args[1]).repeat_interleave(2)[::2]
             given = testing.run("prototype_scores", "triton", *sample.args, **sample.kwargs, prototype_rnorm=rnorm)
             testing.assert_scores(given[0], *sample.args, argmax=given[1], **sample.kwargs)
+
+    def test_norms_that_float32_cannot_hold(launches):
+        """Squares that overflow or vanish though the products are ordinary numbers, on both sides."""
+        tokens = testing.rand(1, 20, 16)
+        tokens[0, :3] *= torch.tensor([1e20, 1e-20, 1e-25])[:, None]
+        protos = testing.rand(5, 16, seed=1)
+        for scale in (1.0, 1e20, 1e-20):
+            scaled = torch.cat([protos, protos[:1] * scale])
+            scores, argmax = testing.run("prototype_scores", "triton", tokens, scaled)
+            want = testing.run("prototype_scores", "reference", tokens, scaled)
+            testing.assert_scores(scores, tokens, scaled, argmax=argmax)
+            assert torch.equal(scores.isnan(), want[0].isnan())
+            assert scores.isnan().sum() == (20 if scale > 1 else 1)
+        assert len(launches.kernels) == 3
 
     def test_argmax_is_the_lowest_of_equal_prototypes_over_all_tiles(launches):
         protos = testing.rand(1, 16, seed=1).expand(300, 16)

@@ -40,7 +40,25 @@ ScoreKernel pick(Isa isa, DType dtype) {
   }
 }
 
+struct Buffer {
+  ~Buffer() { std::free(data); }
+  void* data = nullptr;
+  int64_t floats = 0;
+};
+
 }  // namespace
+
+float* thread_scratch(int64_t floats) {
+  thread_local Buffer buffer;
+  if (buffer.floats < floats) {
+    std::free(buffer.data);
+    buffer.floats = 0;
+    buffer.data = std::aligned_alloc(64, ceil_div(floats, 16) * 64);
+    if (buffer.data == nullptr) throw std::bad_alloc();
+    buffer.floats = floats;
+  }
+  return static_cast<float*>(buffer.data);
+}
 
 Isa supported_isa() {
   static const Isa best = detect();

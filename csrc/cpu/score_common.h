@@ -30,20 +30,25 @@ inline float half_to_float(uint16_t half) {
   return bits_float(sign | ((exponent == 31 ? 255 : exponent + 112) << 23) | (mantissa << 13));
 }
 
-// Scratch on cache-line boundaries.
-class Aligned {
+// This thread's scratch memory, kept from call to call: fresh pages would cost more than a small problem. At most one
+// tile, a few MiB. It is aligned to cache lines, and the previous content is gone when it has to grow.
+float* thread_scratch(int64_t floats);
+
+// Cuts one scratch area into arrays on cache lines.
+class Scratch {
  public:
-  explicit Aligned(int64_t floats) : data_(std::aligned_alloc(64, ceil_div(floats, 16) * 64)) {
-    if (data_ == nullptr) throw std::bad_alloc();
+  explicit Scratch(int64_t floats) : next_(thread_scratch(floats + 16 * 16)) {}
+
+  template <typename T>
+  T* take(int64_t count) {
+    static_assert(sizeof(T) == sizeof(float));
+    float* from = next_;
+    next_ += ceil_div(count, 16) * 16;
+    return reinterpret_cast<T*>(from);
   }
-  ~Aligned() { std::free(data_); }
-  Aligned(const Aligned&) = delete;
-  Aligned& operator=(const Aligned&) = delete;
-  float* floats() { return static_cast<float*>(data_); }
-  uint32_t* units() { return static_cast<uint32_t*>(data_); }
 
  private:
-  void* data_;
+  float* next_;
 };
 
 }  // namespace vtkernels::cpu

@@ -116,9 +116,9 @@ struct Ahead {
   int64_t step;    // bytes from one line's worth of steps to the next
 };
 
-// tile[r][..] (+)= sum over k of a[r][k] * b[k][..], for kRows rows and kVectors vectors of prototypes. Registers are
-// added to the tile every kSum steps, which keeps the rounding of long sums down.
-template <class V, int kRows, int kVectors>
+// tile[r][..] (+)= sum over k of a[r][k] * b[k][..], for kRows rows and the first kVectors of a panel's vectors of
+// prototypes. Registers are added to the tile every kSum steps, which keeps the rounding of long sums down.
+template <class V, int kRows, int kVectors, int kPanelVectors>
 void multiply(const uint32_t* a, const uint32_t* b, int64_t depth, bool first, const Ahead& ahead, float* tile) {
   for (int64_t begin = 0; begin < depth; begin += kSum) {
     const int64_t end = std::min(begin + kSum, depth);
@@ -128,7 +128,7 @@ void multiply(const uint32_t* a, const uint32_t* b, int64_t depth, bool first, c
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) {
         acc[r][j] = V::zero();
-        __builtin_prefetch(tile + (r * kVectors + j) * V::kWidth, 1);
+        __builtin_prefetch(tile + (r * kPanelVectors + j) * V::kWidth, 1);
       }
     }
     for (int64_t k = begin; k < end; ++k) {
@@ -139,7 +139,7 @@ void multiply(const uint32_t* a, const uint32_t* b, int64_t depth, bool first, c
       }
       typename V::Reg bv[kVectors];
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) bv[j] = V::load(b + (k * kVectors + j) * V::kWidth);
+      for (int j = 0; j < kVectors; ++j) bv[j] = V::load(b + (k * kPanelVectors + j) * V::kWidth);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         const typename V::Reg av = V::broadcast(a + r * kRowStride + k);
@@ -152,7 +152,7 @@ void multiply(const uint32_t* a, const uint32_t* b, int64_t depth, bool first, c
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) {
-        float* at = tile + (r * kVectors + j) * V::kWidth;
+        float* at = tile + (r * kPanelVectors + j) * V::kWidth;
         V::store(at, store ? acc[r][j] : V::add(V::load(reinterpret_cast<uint32_t*>(at)), acc[r][j]));
       }
     }
@@ -193,11 +193,6 @@ class Scorer {
         depth_(chunk_depth()),
         tile_rows_(kRows *
                    std::max<int64_t>(1, std::min(ceil_div(rows, kRows), kTileFloats / (panels_ * kPanel * kRows)))),
-        rows_(kRows * kRowStride),
-        columns_(kPanel * kSum),
-        packed_(panels_ * kPanel * depth_),
-        tile_(panels_ * kPanel * tile_rows_),
-        squares_(tile_rows_ * V::kWidth),
         rnorm_(ceil_div(p_.prototype_count, kPanel) * kPanel, 1.0f),
         prototype_squares_(panels_ * kPanel * V::kWidth),
         source_(tile_rows_),
@@ -205,6 +200,12 @@ class Scorer {
         best_(tile_rows_) {
     if (p_.rnorm != nullptr) std::copy_n(p_.rnorm, p_.prototype_count, rnorm_.begin());
     needs_norms_ = p_.cosine && p_.rnorm == nullptr;
+    Scratch scratch(kRows * kRowStride + kPanel * (kSum + panels_ * (depth_ + tile_rows_)) + tile_rows_ * V::kWidth);
+    rows_ = scratch.take<uint32_t>(kRows * kRowStride);
+    columns_ = scratch.take<uint32_t>(kPanel * kSum);
+    packed_ = scratch.take<uint32_t>(panels_ * kPanel * depth_);
+    tile_ = scratch.take<float>(panels_ * kPanel * tile_rows_);
+    squares_ = scratch.take<float>(tile_rows_ * V::kWidth);
   }
 
   void run(int64_t begin, int64_t end) {
@@ -243,7 +244,7 @@ class Scorer {
       target_[r] = segment.scores + within;
       best_[r] = {INT32_MIN, 0};
     }
-    std::fill(squares_.begin(), squares_.end(), 0.0f);
+    std::fill_n(squares_, tile_rows_ * V::kWidth, 0.0f);
   }
 
   // Adds the products of elements [d, d + a chunk) of every row of the tile and the prototypes from `first` on.
@@ -252,26 +253,31 @@ class Scorer {
     for (int64_t panel = 0; panel < panels; ++panel) {
       for (int64_t k = 0; k < depth; k += kSum) {
         pack(first, panel, d + k * unit_, std::min(kSum * unit_, elements - k * unit_),
-             packed_.units() + (panel * depth_ + k) * kPanel);
+             packed_ + (panel * depth_ + k) * kPanel);
       }
     }
     for (int64_t r0 = 0; r0 < count_; r0 += kRows) {
       for (int64_t r = 0; r < std::min<int64_t>(kRows, count_ - r0); ++r) {
-        uint32_t* to = rows_.units() + r * kRowStride;
+        uint32_t* to = rows_ + r * kRowStride;
         load_units<V>(source_[r0 + r] + d * p_.tokens.col_stride * size_, p_.dtype, elements, p_.tokens.col_stride, to);
-        if (first == 0 && p_.cosine) add_squares<V>(to, depth, squares_.data() + (r0 + r) * V::kWidth);
+        if (first == 0 && p_.cosine) add_squares<V>(to, depth, squares_ + (r0 + r) * V::kWidth);
       }
-      for (int64_t r = count_ - r0; r < kRows; ++r) memset(rows_.units() + r * kRowStride, 0, depth * sizeof(uint32_t));
+      for (int64_t r = count_ - r0; r < kRows; ++r) memset(rows_ + r * kRowStride, 0, depth * sizeof(uint32_t));
       // The rows read next are those of the next panel, or the first ones again, a chunk of D further.
       const bool more = r0 + kRows < count_;
       const int64_t next = more ? r0 + kRows : 0, next_d = more ? d : d + elements;
       const int64_t ahead = next_d < p_.width ? std::min<int64_t>(kRows, count_ - next) : 0;
       for (int64_t panel = 0; panel < panels; ++panel) {
         const int64_t from = ahead * panel / panels, to = ahead * (panel + 1) / panels;
-        multiply<V, kRows, kVectors>(
-            rows_.units(), packed_.units() + panel * depth_ * kPanel, depth, d == 0,
-            {source_.data() + next + from, to - from, next_d * p_.tokens.col_stride * size_, kLine * unit_ * size_},
-            tile_.floats() + (r0 * panels + panel * kRows) * kPanel);
+        const Ahead lines{source_.data() + next + from, to - from, next_d * p_.tokens.col_stride * size_,
+                          kLine * unit_ * size_};
+        const uint32_t* prototypes = packed_ + panel * depth_ * kPanel;
+        float* sums = tile_ + (r0 * panels + panel * kRows) * kPanel;
+        if (p_.prototype_count - first - panel * kPanel > V::kWidth) {
+          multiply<V, kRows, kVectors, kVectors>(rows_, prototypes, depth, d == 0, lines, sums);
+        } else {  // one vector holds what is left
+          multiply<V, kRows, 1, kVectors>(rows_, prototypes, depth, d == 0, lines, sums);
+        }
       }
     }
   }
@@ -281,7 +287,7 @@ class Scorer {
     const int64_t units = ceil_div(elements, unit_);
     for (int64_t c = 0; c < kPanel; ++c) {
       const int64_t within = panel * kPanel + c, prototype = first + within;
-      uint32_t* column = columns_.units() + c * kSum;
+      uint32_t* column = columns_ + c * kSum;
       if (prototype >= p_.prototype_count) {
         memset(column, 0, kSum * sizeof(uint32_t));
         continue;
@@ -297,7 +303,7 @@ class Scorer {
         add_squares<V>(column, units, sums);
       }
     }
-    transpose<kPanel>(columns_.units(), units, to);
+    transpose<kPanel>(columns_, units, to);
   }
 
   void finish_norms(int64_t first, int64_t panels) {
@@ -312,7 +318,7 @@ class Scorer {
       const int64_t r0 = r / kRows * kRows;
       for (int64_t panel = 0; panel < panels; ++panel) {
         const int64_t at = first + panel * kPanel;
-        update_best<kPanel>(tile_.floats() + (r0 * panels + panel * kRows + r - r0) * kPanel, rnorm_.data() + at, at,
+        update_best<kPanel>(tile_ + (r0 * panels + panel * kRows + r - r0) * kPanel, rnorm_.data() + at, at,
                             std::min(kPanel, p_.prototype_count - at), p_.argmax.data != nullptr, best_[r]);
       }
     }
@@ -320,7 +326,7 @@ class Scorer {
 
   void finish_tile() {
     for (int64_t r = 0; r < count_; ++r) {
-      const float scale = p_.cosine ? reciprocal_norm(total<V>(squares_.data() + r * V::kWidth)) : 1.0f;
+      const float scale = p_.cosine ? reciprocal_norm(total<V>(squares_ + r * V::kWidth)) : 1.0f;
       p_.scores[target_[r]] = (best_[r].key == kNanKey ? NAN : max_key_value(best_[r].key) * scale) + 0.0f;
       if (p_.argmax.data != nullptr) p_.argmax.store(target_[r], best_[r].prototype);
     }
@@ -334,11 +340,11 @@ class Scorer {
   const int64_t depth_;   // units of D, packed at a time
   const int64_t tile_rows_;
   int64_t count_ = 0;                     // rows of this tile
-  Aligned rows_;                          // [kRows][kRowStride] units of one panel of rows
-  Aligned columns_;                       // [kPanel][kSum] units before packing
-  Aligned packed_;                        // [panels_][depth_][kPanel]
-  Aligned tile_;                          // [panels of rows][panels_][kRows][kPanel] sums
-  std::vector<float> squares_;            // [tile_rows_][kWidth] partial sums
+  uint32_t* rows_;                        // [kRows][kRowStride] units of one panel of rows
+  uint32_t* columns_;                     // [kPanel][kSum] units before packing
+  uint32_t* packed_;                      // [panels_][depth_][kPanel]
+  float* tile_;                           // [panels of rows][panels_][kRows][kPanel] sums
+  float* squares_;                        // [tile_rows_][kWidth] partial sums
   std::vector<float> rnorm_;              // [whole panels of prototypes]
   std::vector<float> prototype_squares_;  // [panels_ * kPanel][kWidth] partial sums
   bool needs_norms_ = false;

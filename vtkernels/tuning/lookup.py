@@ -39,17 +39,19 @@ def slug(device_name: str) -> str:
 
 def config(op: str, device_name: str, dtype: torch.dtype, **shape: int) -> dict[str, Any]:
     """Launch parameters of `op` for a call of this dtype and shape. The caller must not change the dict."""
-    return _nearest(op, slug(device_name), str(dtype).removeprefix("torch."), tuple(sorted(shape.items())),
-                    _env.TUNING_DIR)
+    return _nearest(op, device_name, dtype, tuple(shape.items()), _env.TUNING_DIR)
 
 
 @cache
-def _nearest(op: str, device: str, dtype: str, shape: tuple[tuple[str, int], ...], override: str) -> dict[str, Any]:
+def _nearest(op: str, device_name: str, dtype: torch.dtype, shape: tuple[tuple[str, int], ...],
+             override: str) -> dict[str, Any]:
     folders = [Path(override), SHIPPED] if override else [SHIPPED]
-    path = next(p for f in folders for d in (device, "default") if (p := f / d / f"{op}.json").is_file())
-    entries = [entry for entry in load(path, op) if dtype in entry["match"].get("dtype", [dtype])]
+    names = (slug(device_name), "default")
+    path = next(p for f in folders for name in names if (p := f / name / f"{op}.json").is_file())
+    tag = str(dtype).removeprefix("torch.")
+    entries = [entry for entry in load(path, op) if tag in entry["match"].get("dtype", [tag])]
     if not entries:
-        raise ValueError(f"tuning table {path}: no entry for dtype {dtype}, allowed: at least one for every dtype used")
+        raise ValueError(f"tuning table {path}: no entry for dtype {tag}, allowed: at least one for every dtype used")
 
     def distance(entry: dict[str, Any]) -> float:
         return sum(abs(math.log2((size + 1) / (entry["match"].get(name, size) + 1))) for name, size in shape)

@@ -131,14 +131,17 @@ def _copy_units(source, target, index, found, row, in_range, width, source_token
     LANES: tl.constexpr = 2 if UNIT == 16 else 1
     ELEMENT: tl.constexpr = tl.int64 if UNIT >= 8 else (tl.int32 if UNIT == 4 else (tl.int16 if UNIT == 2 else tl.int8))
     BLOCK: tl.constexpr = BLOCK_BYTES // UNIT * LANES
+    # As many at once as 16-byte units would be: each small unit has an address of its own, in registers.
+    AT_ONCE: tl.constexpr = min(BLOCK, max(32, BLOCK_BYTES // 8))
     source = tl.multiple_of(source.to(tl.pointer_type(ELEMENT)), UNIT)
     target = tl.multiple_of(target.to(tl.pointer_type(ELEMENT)), UNIT)
-    lane = column * BLOCK + tl.arange(0, BLOCK)
-    inside = in_range[:, None] & (lane < width * LANES)[None, :]
     source_row = index * (source_token // UNIT * LANES)
     target_row = row * (target_token // UNIT * LANES)
-    units = tl.load(source + (source_row[:, None] + lane[None, :]), mask=found[:, None] & inside, other=0)
-    tl.store(target + (target_row[:, None] + lane[None, :]), units, mask=inside)
+    for part in range(0, BLOCK, AT_ONCE):
+        lane = column * BLOCK + part + tl.arange(0, AT_ONCE)
+        inside = in_range[:, None] & (lane < width * LANES)[None, :]
+        units = tl.load(source + (source_row[:, None] + lane[None, :]), mask=found[:, None] & inside, other=0)
+        tl.store(target + (target_row[:, None] + lane[None, :]), units, mask=inside)
 
 
 @triton.jit
@@ -242,7 +245,7 @@ def gather(all_moves: Sequence[Move], indices: Tensor, tokens: int, status: Tens
     address = (indices, *indices.stride(), tokens, kept)
     if status is not None and not all_moves:
         _triton.launch(check_kernel, triton.cdiv(indices.numel(), 1024), indices.device, *address, indices.numel(),
-                       status, BLOCK=1024)
+                       status, BLOCK=1024, num_warps=4)
     for table in tables(all_moves, kept, config["block_rows"], config["block_bytes"]):
         items = batch * table.row_items
         _triton.launch(gather_kernel, min(items, _triton.MAX_PROGRAMS), indices.device, *address, table.row_items,

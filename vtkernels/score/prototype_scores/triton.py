@@ -116,8 +116,10 @@ def score_kernel(tokens, token_batch: tl.int64, token_stride: tl.int64, dim_stri
 def score_options(tokens: Tensor, prototypes: Tensor, config: dict) -> dict[str, object]:
     """The constexprs of `score_tile` but COSINE."""
     fast = _triton.aligned16(tokens, *tokens.stride()[:-1]) and _triton.aligned16(prototypes, prototypes.stride(0))
-    return {"UPCAST": _triton.interpreted(), "FAST": fast, "EVEN_D": tokens.shape[-1] % config["block_d"] == 0,
-            "BLOCK_N": config["block_n"], "BLOCK_P": config["block_p"], "BLOCK_D": config["block_d"]}
+    # Without alignment each element has an address of its own, in registers: tiles must be small.
+    block_d = config["block_d"] if fast else min(32, config["block_d"])
+    return {"UPCAST": _triton.interpreted(), "FAST": fast, "EVEN_D": tokens.shape[-1] % block_d == 0,
+            "BLOCK_N": config["block_n"], "BLOCK_P": config["block_p"], "BLOCK_D": block_d}
 
 
 def prototype_scores_out(tokens: Tensor, prototypes: Tensor, *, metric: str = "cosine",
