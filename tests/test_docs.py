@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -47,6 +48,17 @@ def test_readme_examples_run():
     scope: dict = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), scope)
+
+
+def test_readme_figures_are_those_of_the_result_file():
+    text = (ROOT / "README.md").read_text()
+    row = r"^\| (\d+)×(\d+)×(\d+), (\d+) \| (\w+) \| ([\d.]+) \| ([\d.]+) \((.+)\) \| ([\d.]+) \|$"
+    quoted = re.findall(row, text, re.M)
+    (file,) = re.findall(r"\((benchmarks/results/\S+\.json)\)", text)
+    rows = json.loads((ROOT / file).read_text())["rows"]
+    held = [(*(str(r["dims"][x]) for x in "BNDP"), r["dtype"], f"{r['ours']['median_us'] / 1e3:.2f}",
+             f"{r['peers'][r['best_peer']]['median_us'] / 1e3:.2f}", r["best_peer"], f"{r['ratio']:.2f}") for r in rows]
+    assert quoted == held
 
 
 def test_readme_links_and_commands_exist():
