@@ -1,73 +1,19 @@
-"""Seeded inputs of a case: clustered features, the published codebook where its width fits."""
-
-from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
-from typing import Any
+"""Seeded inputs of a case."""
 
 import torch
 from torch import Tensor
 
-from vtkernels.testing import clustered, rand
+from vtkernels.testing import rand
 
-from .registry import Case
-
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-CODEBOOK = SHARED / "redundancy_codebook_llava_onevision_7b.safetensors"
-
-
-@dataclass
-class Call:
-    """One call of an op. Peers take `peer_args`: the same tensors, with metadata as host numbers where that helps."""
-
-    args: tuple
-    kwargs: dict[str, Any]
-    peer_args: tuple
-    source: str
-    scratch: dict[str, Tensor] = field(default_factory=dict)
-
-    def clone(self) -> "Call":
-        """The same call on other memory, for rotating buffers."""
-        copies: dict[int, Tensor] = {}
-
-        def copy(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return copies.setdefault(id(value), value.clone())
-            return type(value)(copy(v) for v in value) if isinstance(value, (list, tuple)) else value
-
-        kwargs = {name: copy(v) for name, v in self.kwargs.items()}
-        return Call(copy(self.args), kwargs, copy(self.peer_args), self.source)
+from . import families
+from .call import Call
+from .case import Case
+from .features import features
 
 
 def make(case: Case, device: str | torch.device = "cpu") -> Call:
-    return _MAKERS[case.op](case, torch.device(device))
-
-
-@cache
-def published_codebook() -> Tensor | None:
-    """[45, 3584] prototypes of a real model, or None where the file is not at hand."""
-    if not CODEBOOK.is_file():
-        return None
-    from safetensors.torch import load_file
-    return load_file(str(CODEBOOK))["prototypes"].float()
-
-
-def features(case: Case) -> tuple[Tensor, Tensor, str]:
-    """[T, D] tokens, [P, D] prototypes, and where they come from. Tokens lie near prototypes, some more than others."""
-    book = published_codebook()
-    pick = torch.Generator().manual_seed(1)
-    if book is not None and book.shape[1] == case.D:
-        prototypes, source = book[:case.P], "published codebook"
-        if len(book) < case.P:
-            pairs = torch.randint(len(book), (case.P - len(book), 2), generator=pick)
-            prototypes = torch.cat([book, book[pairs[:, 0]] + book[pairs[:, 1]]])
-            source = f"published codebook and {len(pairs)} sums of two entries"
-    else:
-        prototypes, source = clustered(case.P, case.D, seed=2), "generated clusters"
-    nearest = torch.randint(case.P, (case.tokens,), generator=pick)
-    tokens = clustered(case.tokens, case.D, seed=6)
-    tokens += torch.rand(case.tokens, 1, generator=pick) * prototypes[nearest]
-    return tokens.to(case.dtype), prototypes.to(case.dtype), source
+    maker = families.OPS[case.op].make if case.op in families.OPS else _MAKERS[case.op]
+    return maker(case, torch.device(device))
 
 
 def caches(case: Case, device: torch.device) -> list[Tensor]:

@@ -10,11 +10,13 @@ import torch
 from vtkernels import _dispatch
 
 from . import peers, timing
-from .data import Call, make
-from .registry import DTYPE_NAMES, Case
+from .call import Call
+from .case import DTYPE_NAMES, Case
+from .data import make
 from .verify import Mismatch, check, check_peer
 
 Row = dict[str, Any]
+DIMS = ("B", "N", "D", "P", "H", "d", "layers", "F", "Tq", "Hkv", "K", "lengths", "option")
 MODES = {"cpu": ("calls",), "cuda": ("graph warm", "graph cold", "eager")}
 
 
@@ -103,8 +105,8 @@ def _clocks(mode: str, case: Case, call: Call,
 
 
 def _row(case: Case, call: Call, backend: str, device: str, mode: str, check: str = "ok") -> Row:
-    dims = {k: v for k, v in asdict(case).items() if k in ("B", "N", "D", "P", "H", "d", "layers", "lengths") and v}
-    chosen = _dispatch.choose(device) if backend == "auto" else backend
+    dims = {k: v for k, v in asdict(case).items() if k in DIMS and v}
+    chosen = _dispatch.choose(device, case.op) if backend == "auto" else backend
     return {"op": case.op, "name": case.name, "shape": case.shape, "dtype": DTYPE_NAMES[case.dtype], "dims": dims,
             "keep": case.keep, "groups": list(case.groups), "data": call.source, "mode": mode, "backend": chosen,
             **case.counts()._asdict(), "check": check}

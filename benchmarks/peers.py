@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .data import Call
-from .registry import Case
+from . import families
+from .call import Call
+from .case import Case
 
 Runner = Callable[[Call], Any]
 
@@ -148,6 +149,7 @@ EAGER: dict[str, dict[str, Callable]] = {
     "gather_kv": {"eager": kv_eager, "better": kv_better},
     "prune_topk": {"eager": prune_eager, "better": prune_better, "upcast": prune_upcast},
     "prune_topk_varlen": {"eager": varlen_eager, "better": varlen_better, "upcast": varlen_upcast},
+    **{op: family.peers for op, family in families.OPS.items()},
 }
 FLOORS = ("matmul", "copy")
 COMPILED = "compiled "
@@ -157,7 +159,8 @@ def names(op: str, dtype: torch.dtype) -> list[str]:
     """Every peer of an op, the floors last."""
     eager = [n for n in EAGER[op] if n != "upcast" or dtype != torch.float32]
     floors = FLOORS if op in ("prototype_scores", "prune_topk", "prune_topk_varlen") else ("copy",)
-    return [*eager, *(COMPILED + n for n in eager), *floors]
+    compiles = op not in families.OPS or families.OPS[op].compiles
+    return [*eager, *(COMPILED + n for n in eager if compiles), *floors]
 
 
 def build(case: Case, name: str) -> Runner:

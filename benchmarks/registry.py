@@ -1,65 +1,14 @@
-"""The named shapes of every op, with the fewest bytes and operations that each one needs.
-
-Bytes: every input byte that is needed read once, every output byte written once. Operations: two per multiply-add.
-"""
+"""The named shapes of every op: those of the first ops here, the others in `families`."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import NamedTuple
 
 import torch
 
-DTYPE_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+from . import families
+from .case import COUNTS, DTYPE_NAMES, Case, Counts
 
-
-class Counts(NamedTuple):
-    bytes: int
-    flops: int
-
-
-@dataclass(frozen=True)
-class Case:
-    """One shape of one op. `groups` say where it runs by default; the goals are limits of the project's plan."""
-
-    op: str
-    shape: str
-    dtype: torch.dtype
-    groups: tuple[str, ...]
-    B: int = 1
-    N: int = 0
-    D: int = 0
-    P: int = 0
-    H: int = 0
-    d: int = 0
-    layers: int = 0
-    keep: float = 0.2
-    lengths: tuple[int, ...] = ()  # tokens of each packed sequence
-    goal_us: float | None = None
-    goal_copy_share: float | None = None
-
-    @property
-    def name(self) -> str:
-        return f"{self.shape}-{DTYPE_NAMES[self.dtype]}"
-
-    @property
-    def k(self) -> int:
-        return round(self.keep * self.N)
-
-    @property
-    def ks(self) -> tuple[int, ...]:
-        return tuple(round(self.keep * n) for n in self.lengths)
-
-    @property
-    def tokens(self) -> int:
-        return sum(self.lengths) if self.lengths else self.B * self.N
-
-    @property
-    def kept(self) -> int:
-        return sum(self.ks) if self.lengths else self.B * self.k
-
-    def counts(self) -> Counts:
-        return COUNTS[self.op](self)
+__all__ = ["CASES", "COUNTS", "DTYPE_NAMES", "Case", "Counts", "select"]
 
 
 def _scoring(c: Case) -> Counts:
@@ -103,7 +52,7 @@ def _prune_topk_varlen(c: Case) -> Counts:
     return Counts(dense.bytes + 4 * (batch + 2 * (batch + 1)), dense.flops)
 
 
-COUNTS = {
+COUNTS |= {
     "prototype_scores": _prototype_scores,
     "select_topk": _select_topk,
     "gather_tokens": _gather_tokens,
@@ -161,7 +110,8 @@ def _stage_cases() -> Iterable[Case]:
     yield Case("prune_topk_varlen", "tiny", F32, ("quick",), D=32, P=5, H=2, d=8, layers=1, lengths=(20, 1, 15))
 
 
-CASES = (*_prune_cases(), *_stage_cases())
+COUNTS |= {op: family.counts for op, family in families.OPS.items()}
+CASES = (*_prune_cases(), *_stage_cases(), *(c for family in families.OPS.values() for c in family.cases))
 
 
 def select(ops: Sequence[str] = (), shapes: Sequence[str] = (), group: str = "cpu") -> list[Case]:

@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for backend in options.backends.split(","):
         calls = 0
         for op, samples in testing.SAMPLES.items():
+            if _dispatch.refusal(backend, options.device, op):
+                continue
             for sample in samples(DTYPES) if op in SIZED_BY_DTYPE else samples():  # type: ignore[call-arg]
                 if sum(t.numel() for t in _dispatch._tensors(sample.args)) > MAX_ELEMENTS:
                     continue

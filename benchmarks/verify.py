@@ -13,8 +13,9 @@ from torch import Tensor
 
 from vtkernels.testing import assert_scores, oracle_topk
 
-from .data import Call
-from .registry import Case
+from . import families
+from .call import Call
+from .case import Case
 
 MAX_SCORED = 2048  # tokens whose scores are judged in float64
 
@@ -25,7 +26,7 @@ class Mismatch(AssertionError):
 
 def check(case: Case, call: Call, outputs: Any) -> None:
     """Raise `Mismatch` unless `outputs` are right for the call."""
-    _judge(_OURS, case, call, outputs)
+    _judge(_OURS | {op: f.check for op, f in families.OPS.items()}, case, call, outputs)
 
 
 def check_peer(case: Case, call: Call, theirs: Any, ours: Any) -> None:
@@ -34,7 +35,7 @@ def check_peer(case: Case, call: Call, theirs: Any, ours: Any) -> None:
     Its scores may differ from ours by the rounding of its dtype. Its selection must be exact by its own scores (ties
     may fall either way), and ascending. Its rows must be those of its own indices, byte for byte.
     """
-    _judge(_PEERS, case, call, theirs, ours)
+    _judge(_PEERS | {op: f.check_peer for op, f in families.OPS.items()}, case, call, theirs, ours)
 
 
 def _judge(checks: dict[str, Callable[..., None]], case: Case, call: Call, *outputs: Any) -> None:

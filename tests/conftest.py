@@ -1,5 +1,6 @@
 """Shared fixtures. A test asks for `backend` to run on each backend that needs no GPU and no interpreter."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from vtkernels import _dispatch
+
+# These run in processes of their own, see test_triton_interpreter.py.
+collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["interpreted"]
 
 
 @pytest.fixture(params=["reference", "cpu"])

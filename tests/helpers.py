@@ -69,3 +69,13 @@ def _flat_specs(spec: Any) -> Iterator[_library.Spec]:
     else:
         for s in spec:
             yield from _flat_specs(s)
+
+
+def assert_refused(op: str, backend: str, args: tuple, kwargs: dict[str, Any], arg: str, got: str) -> None:
+    """One clear error: it names the argument, what came and what is allowed."""
+    with pytest.raises((ValueError, TypeError, RuntimeError)) as error:
+        testing.run(op, backend, *args, **kwargs)
+    message = str(error.value)
+    assert message.startswith(f"{op}: `{arg}` is "), message
+    assert got in message.split(", allowed: ")[0]
+    assert len(message.split(", allowed: ")) == 2

@@ -9,7 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import data, environment, gpu, host_cost, measure, peers, registry, run, scaling, timing, verify
+from benchmarks import (
+    data,
+    environment,
+    features,
+    gpu,
+    host_cost,
+    measure,
+    peers,
+    registry,
+    run,
+    scaling,
+    timing,
+    verify,
+)
 from vtkernels import _native, testing
 
 ROOT = Path(__file__).parents[1]
@@ -102,10 +115,10 @@ def tensors(value):
 
 def test_published_codebook_is_used_where_its_width_fits(real_codebook):
     wide = case("prune_topk", "16x196x3584-P45-fp32")
-    _, prototypes, source = data.features(wide)
+    _, prototypes, source = features.features(wide)
     assert source == "published codebook"
     assert torch.equal(prototypes, real_codebook.float())
-    assert data.features(tiny("prune_topk"))[2] == "generated clusters"
+    assert features.features(tiny("prune_topk"))[2] == "generated clusters"
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from unittest import mock
 
 import aot
+import aot_calls
 import pytest
 import torch
 
@@ -21,7 +22,7 @@ from vtkernels import _library
 from vtkernels.tuning import lookup
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-SCORING = ("prototype_scores", "prune_topk", "prune_topk_varlen")
+SCORING = {"prototype_scores", "prune_topk", "prune_topk_varlen"}
 VARIANTS = (("prune_topk", "bfloat16", 0, "options"), ("prune_topk", "bfloat16", 0, "strided"),
             ("prune_topk", "bfloat16", 0, "layers"), ("prune_topk", "bfloat16", 0, "bytes"),
             ("prune_topk", "float32", 3, "strided"), ("prune_topk_varlen", "bfloat16", 0, "options"),
@@ -46,7 +47,8 @@ def cases() -> Iterator[tuple[Case, str]]:
         archs = ("sm_90",) if gpu == "nvidia-h200" else aot.ARCHS
         for i, entry in enumerate(lookup.load(path, op)):
             # Selection and gathering do not know the dtype.
-            for dtype in entry["match"].get("dtype", DTYPES) if op in SCORING else ("float32",):
+            takes = SCORING | aot_calls.FLOATING
+            for dtype in entry["match"].get("dtype", DTYPES) if op in takes else ("float32",):
                 for arch in archs:
                     yield Case(op, gpu, i, dtype), arch
     for op, dtype, i, variant in VARIANTS:
@@ -56,6 +58,9 @@ def cases() -> Iterator[tuple[Case, str]]:
 
 def launches(case: Case) -> list[aot.Launch]:
     entry = lookup.load(lookup.SHIPPED / case.gpu / f"{case.op}.json", case.op)[case.entry]
+    if case.op in aot_calls.CALLS:
+        with mock.patch.object(lookup, "config", return_value=entry["config"]):
+            return aot.record(lambda: aot_calls.run(case.op, entry["match"], DTYPES[case.dtype]))
     n, d, p = (entry["match"].get(name, size) for name, size in (("n", 4096), ("d", 4096), ("p", 64)))
     dtype = DTYPES[case.dtype]
     step = 2 if case.variant == "strided" else 1
@@ -73,7 +78,7 @@ def launches(case: Case) -> list[aot.Launch]:
         if case.op == "prototype_scores":
             from vtkernels.score.prototype_scores.triton import prototype_scores_out
 
-            scores, argmax = _library.allocate(_library.prototype_scores(hidden, prototypes))
+            scores, argmax = _library.allocate(_library.CONTRACTS["prototype_scores"](hidden, prototypes))
             prototype_scores_out(hidden, prototypes, scores=scores, argmax=argmax)
         elif case.op == "select_topk":
             from vtkernels.select.select_topk.triton import select_topk_out
@@ -94,7 +99,7 @@ def launches(case: Case) -> list[aot.Launch]:
             from vtkernels.fused.prune_topk.triton import prune_topk_out
 
             more = {**extra, "span_starts": word, "span_len": n - 1} if options else extra
-            spec = _library.prune_topk(hidden, prototypes, k, kv, **more)
+            spec = _library.CONTRACTS["prune_topk"](hidden, prototypes, k, kv, **more)
             prune_topk_out(hidden, prototypes, k, kv, **more, **outputs("prune_topk", spec, options),
                            status=word if options else None)
         else:
@@ -102,7 +107,7 @@ def launches(case: Case) -> list[aot.Launch]:
 
             more = {**extra, "span_starts": word, "span_lens": word} if options else extra
             args = (hidden[0], prototypes, torch.zeros(2, dtype=torch.int32), word, k, [t[0] for t in kv])
-            spec = _library.prune_topk_varlen(*args, **more)
+            spec = _library.CONTRACTS["prune_topk_varlen"](*args, **more)
             prune_topk_varlen_out(*args, **more, **outputs("prune_topk_varlen", spec, options),
                                   status=word if options else None)
 

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,15 +17,18 @@ INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 
 if not INTERPRETING:
 
-    def test_in_the_interpreter() -> None:
-        command = [sys.executable, "-m", "pytest", __file__, "-q", "-x", "--no-header", "-p", "no:cacheprovider"]
+    FILES = [Path(__file__), *sorted((Path(__file__).parent / "interpreted").glob("test_*.py"))]
+
+    @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+    def test_in_the_interpreter(path: Path) -> None:
+        command = [sys.executable, "-m", "pytest", str(path), "-q", "-x", "--no-header", "-p", "no:cacheprovider"]
         environment = {**os.environ, "TRITON_INTERPRET": "1", "VTKERNELS_BACKEND": "auto"}
         # A program that waits for what never comes would wait for ever.
         child = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
         if child.returncode:
             pytest.fail(f"{child.stdout}\n{child.stderr}", pytrace=False)
         summary = child.stdout.strip().splitlines()[-1]
-        assert re.match(r"\d{3,} passed", summary), f"not all of the tests ran: {summary}"
+        assert re.match(r"\d{2,} passed", summary), f"not all of the tests ran: {summary}"
         assert "skipped" not in summary, summary
         print(summary)
 

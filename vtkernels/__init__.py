@@ -6,22 +6,43 @@ from ._library import workspace_size
 from ._version import __version__
 from .compact.gather_kv import gather_kv
 from .compact.gather_tokens import gather_tokens
+from .compact.merge_tokens import merge_assignment, merge_tokens, unmerge_tokens
 from .fused.prune_topk import prune_topk
 from .fused.prune_topk_varlen import prune_topk_varlen
 from .score.prototype_scores import prototype_scores
+from .score.row_statistics import row_statistics
+from .score.subspace_residual import orthonormal_basis, subspace_residual
+from .score.temporal_scores import temporal_scores
+from .select.allocate_budget import allocate_budget
+from .select.select_quota import select_quota
+from .select.select_threshold import select_threshold
+from .select.select_top_p import select_top_p
 from .select.select_topk import select_topk
+from .select.select_topk_varlen import select_topk_varlen
 
 __all__ = [
     "__version__",
+    "allocate_budget",
     "explain",
     "gather_kv",
     "gather_tokens",
+    "merge_assignment",
+    "merge_tokens",
     "nn",
+    "orthonormal_basis",
     "prototype_scores",
     "prototypes",
     "prune_topk",
     "prune_topk_varlen",
+    "row_statistics",
+    "select_quota",
+    "select_threshold",
+    "select_top_p",
     "select_topk",
+    "select_topk_varlen",
+    "subspace_residual",
+    "temporal_scores",
+    "unmerge_tokens",
     "workspace_size",
 ]
 

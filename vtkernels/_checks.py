@@ -67,16 +67,16 @@ def in_range(op: str, arg: str, got: Any, low: Any, high: Any, meaning: str) -> 
         fail(ValueError, op, arg, got, f"{low} to {high} ({meaning})")
 
 
-def prototypes(op: str, protos: Any, rnorm: Any, tokens: Tensor, token_arg: str) -> None:
+def prototypes(op: str, protos: Any, rnorm: Any, tokens: Tensor, token_arg: str, grouped: bool = False) -> None:
     floating(op, "prototypes", protos)
-    rank(op, "prototypes", protos, "P, D")
-    if protos.shape[0] < 1:
+    rank(op, "prototypes", protos, "G, P, D" if grouped else "P, D")
+    if protos.shape[-2] < 1:
         fail(ValueError, op, "prototypes", f"empty, of shape {shape(protos)}", "at least one prototype")
     if protos.dtype != tokens.dtype:
         fail(TypeError, op, "prototypes", f"a tensor of {names([protos.dtype])}",
              f"the dtype of `{token_arg}` ({names([tokens.dtype])})")
     same_device(op, "prototypes", protos, token_arg, tokens)
-    size(op, "prototypes", protos.shape[1], tokens.shape[-1], f"D (that of `{token_arg}`)")
+    size(op, "prototypes", protos.shape[-1], tokens.shape[-1], f"D (that of `{token_arg}`)")
     if rnorm is not None:
         vector(op, "prototype_rnorm", rnorm, protos.shape[0], (torch.float32,), tokens, "P")
 
@@ -122,16 +122,18 @@ def kv_caches(op: str, kv: Any, kv_layout: str, batch: Any, tokens: Any, ref: Te
     return caches
 
 
-def span(op: str, n: Any, start: Any, length: Any, starts: Tensor | None, batch: Any, ref: Tensor) -> Any:
+def span(op: str, n: Any, start: Any, length: Any, starts: Tensor | None, batch: Any, ref: Tensor,
+         args: tuple[str, str] = ("span_start", "span_len")) -> Any:
     """Length of the visual span after all checks."""
+    start_arg, len_arg = args
     if starts is not None:
         vector(op, "span_starts", starts, batch, (torch.int32,), ref, "B")
-        in_range(op, "span_len", length, 0, n, "with span_starts the span length is explicit, at most N")
+        in_range(op, len_arg, length, 0, n, "with span_starts the span length is explicit, at most N")
         return length
-    in_range(op, "span_start", start, 0, n, "the row has N tokens")
+    in_range(op, start_arg, start, 0, n, "the row has N tokens")
     if length == -1:
         return n - start
-    in_range(op, "span_len", length, 0, n - start, "-1, or at most N - span_start")
+    in_range(op, len_arg, length, 0, n - start, f"-1, or at most N - {start_arg}")
     return length
 
 

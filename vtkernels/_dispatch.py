@@ -16,14 +16,16 @@ from torch import Tensor
 
 from . import _env, _library, _native
 
-STAGES = {
-    "prototype_scores": "score",
-    "select_topk": "select",
-    "gather_tokens": "compact",
-    "gather_kv": "compact",
-    "prune_topk": "fused",
-    "prune_topk_varlen": "fused",
+_OPS_OF_STAGE = {
+    "score": ("prototype_scores", "prototype_topm", "prototype_softmax_scores", "attention_scores",
+              "attention_scores_varlen", "temporal_scores", "row_statistics", "subspace_residual"),
+    "select": ("select_topk", "select_topk_varlen", "select_quota", "select_threshold", "select_top_p",
+               "allocate_budget", "select_diverse", "match_bipartite", "cluster_density_peaks", "cluster_kmeans",
+               "cluster_kmedoids"),
+    "compact": ("gather_tokens", "gather_kv", "merge_tokens"),
+    "fused": ("prune_topk", "prune_topk_varlen"),
 }
+STAGES = {op: stage for stage, ops in _OPS_OF_STAGE.items() for op in ops}
 
 ORDER = {"cpu": ("cpu", "reference"), "cuda": ("triton", "cuda", "reference")}
 
@@ -37,8 +39,8 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def refusal(backend: str, device: str) -> str | None:
-    """Why `backend` cannot run on tensors of this device type, or None when it can."""
+def refusal(backend: str, device: str, op: str | None = None) -> str | None:
+    """Why `backend` cannot run (this op) on tensors of this device type, or None when it can."""
     if backend == "reference":
         return None
     if backend == "cpu":
@@ -53,17 +55,19 @@ def refusal(backend: str, device: str) -> str | None:
         return f"the inputs are on {device}"
     if torch.version.hip:
         return "this is a ROCm build of torch"
+    if op is not None and op not in _library.CUDA_OPS:
+        return f"{op} has no CUDA C++ kernel, only a Triton one"
     return _native.load("_C_cuda")
 
 
-def choose(device: str) -> str:
-    """The backend for a device type, after VTKERNELS_BACKEND."""
+def choose(device: str, op: str | None = None) -> str:
+    """The backend (of an op) for a device type, after VTKERNELS_BACKEND."""
     if _env.BACKEND != "auto":
-        reason = refusal(_env.BACKEND, device)
+        reason = refusal(_env.BACKEND, device, op)
         if reason:
             raise RuntimeError(f"VTKERNELS_BACKEND={_env.BACKEND} cannot run here: {reason}")
         return _env.BACKEND
-    return next(b for b in ORDER.get(device, ("reference",)) if refusal(b, device) is None)
+    return next(b for b in ORDER.get(device, ("reference",)) if refusal(b, device, op) is None)
 
 
 def _module(op: str, backend: str) -> Any:
@@ -120,13 +124,17 @@ def _cuda_out(op: str) -> Callable:
 
 
 def _launcher(name: str, device: str) -> Callable:
-    return lambda *args, **kwargs: function(name, choose(device))(*args, **kwargs)
+    op = name.removesuffix(".out")
+    return lambda *args, **kwargs: function(name, choose(device, op))(*args, **kwargs)
 
 
 def register() -> None:
     """Attach the backends to the schemas. `_C_cpu` attaches its own kernels to the CPU key when it is loaded."""
     native_cpu = _env.BACKEND in ("auto", "cpu") and _native.load("_C_cpu") is None
     for name in _library.SCHEMAS:
+        op = name.split(".")[0]
+        if not os.path.exists(os.path.join(os.path.dirname(__file__), STAGES[op], op, "reference.py")):
+            continue  # TEMPORARY
         _library.LIBRARY.impl(name, function(name, "reference"), "CompositeExplicitAutograd")
         _library.LIBRARY.impl(name, _launcher(name, "cuda"), "CUDA")
         if not native_cpu and _env.BACKEND != "reference":
@@ -164,7 +172,7 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
         raise ValueError(f"explain: `op` is {op!r}, allowed: {', '.join(STAGES)}")
     tensor = next((t for t in _tensors((*args, *kwargs.values()))), None)
     device = "cpu" if tensor is None else tensor.device.type
-    chosen = choose(device)
+    chosen = choose(device, op)
     others = {}
     for backend in _env.BACKENDS:
         if backend == chosen:
@@ -173,7 +181,7 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
             others[backend] = f"VTKERNELS_BACKEND={_env.BACKEND}"
         else:
             order = ORDER.get(device, ("reference",))
-            others[backend] = refusal(backend, device) or (
+            others[backend] = refusal(backend, device, op) or (
                 f"{chosen} comes before it" if backend in order else f"only on request (VTKERNELS_BACKEND={backend})")
     return Explanation(op, device, chosen, others)
 

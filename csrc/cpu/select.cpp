@@ -1,46 +1,23 @@
-// Exact selection of k scores by radix search on 32-bit keys, then one pass in index order: ascending output, ties to
-// the lowest index, no sort.
-#include <vector>
-
-#include "vtkernels/cpu.h"
-#include "vtkernels/key.h"
+// Exact selection of k scores, ascending, ties to the lowest index: the choice of the instruction set.
+#include "score_common.h"
+#include "select_isa.h"
 
 namespace vtkernels::cpu {
-namespace {
 
-// The key is searched from the top in digits of 11, 11 and 10 bits.
-struct Digit {
-  int shift, bits;
-};
-constexpr Digit kDigits[] = {{21, 11}, {10, 11}, {0, 10}};
-
-struct Threshold {
-  uint32_t key;   // every larger key is selected
-  int64_t equal;  // and this many of the keys equal to it
-};
-
-// The k-th largest of n keys, 1 <= k <= n.
-Threshold find_threshold(const uint32_t* keys, int64_t n, int64_t k) {
-  uint32_t prefix = 0;
-  for (const Digit& digit : kDigits) {
-    uint32_t histogram[1 << 11] = {};
-    const uint32_t mask = (1u << digit.bits) - 1;
-    const int above = digit.shift + digit.bits;
-    if (above == 32) {
-      for (int64_t i = 0; i < n; ++i) ++histogram[keys[i] >> digit.shift];
-    } else {
-      for (int64_t i = 0; i < n; ++i) {
-        if ((keys[i] ^ prefix) >> above == 0) ++histogram[(keys[i] >> digit.shift) & mask];
-      }
-    }
-    uint32_t bucket = mask;
-    while (k > histogram[bucket]) k -= histogram[bucket--];
-    prefix |= bucket << digit.shift;
+const SelectKernel& select_kernel() {
+  switch (current_isa()) {
+#if defined(__x86_64__)
+    case Isa::kAvx512:
+    case Isa::kAvx512Bf16:
+    case Isa::kAvx512Bf16Emulated:
+      return select_avx512;
+    case Isa::kAvx2:
+      return select_avx2;
+#endif
+    default:
+      return select_baseline;
   }
-  return {prefix, k};
 }
-
-}  // namespace
 
 void select_row(const float* scores, int64_t stride, int64_t n, int64_t k, bool largest, int64_t base,
                 const IndexOut& out, int64_t at) {
@@ -49,14 +26,14 @@ void select_row(const float* scores, int64_t stride, int64_t n, int64_t k, bool 
     for (int64_t i = 0; i < n; ++i) out.store(at + i, base + i);
     return;
   }
-  std::vector<uint32_t> keys(n);
-  for (int64_t i = 0; i < n; ++i) keys[i] = selection_key(scores[i * stride], largest);
-  const Threshold threshold = find_threshold(keys.data(), n, k);
-  int64_t equal = threshold.equal, filled = 0;
-  for (int64_t i = 0; filled < k; ++i) {
-    const bool take = keys[i] > threshold.key || (keys[i] == threshold.key && equal-- > 0);
-    if (take) out.store(at + filled++, base + i);
+  float* dense = thread_scratch(n + select_scratch(n));
+  if (stride != 1) {
+    for (int64_t i = 0; i < n; ++i) dense[i] = scores[i * stride];
+    scores = dense;
   }
+  const SelectKernel& kernel = select_kernel();
+  const Cut cut = kernel.find(scores, n, k, largest, reinterpret_cast<uint32_t*>(dense + n));
+  kernel.emit(scores, n, cut, largest, base, out, at);
 }
 
 }  // namespace vtkernels::cpu

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "box.h"
 #include "tensor.h"
 #include "vtkernels/cpu.h"
 
@@ -28,7 +29,7 @@ inline int32_t cpu_type() {
   return type;
 }
 
-inline Tensor empty_cpu(const std::vector<int64_t>& shape, int32_t dtype) { return empty(shape, dtype, cpu_type(), 0); }
+inline Tensor empty_cpu(Shape shape, int32_t dtype) { return empty(shape, dtype, cpu_type(), 0); }
 
 inline Parallel torch_pool() {
   return {[](int64_t count, int64_t grain, cpu::ParallelBody body, void* context) {
@@ -122,14 +123,13 @@ inline void check_outputs(const char* op, const char* arg, const Tensors& out, c
   check_size(op, arg, static_cast<int64_t>(out.size()), static_cast<int64_t>(like.size()), "tensors");
   for (size_t i = 0; i < out.size(); ++i) {
     const View v(like[i]);
-    check_output(op, std::string(arg) + "[" + std::to_string(i) + "]", out[i], with_tokens(v, dims[i], kept), v.dtype,
-                 false, cpu_type());
+    check_output(op, {arg, static_cast<int64_t>(i)}, out[i], with_tokens(v, dims[i], kept), v.dtype, false, cpu_type());
   }
 }
 
 inline void check_kv(const char* op, const Tensors& kv, int64_t dim, int64_t batch, int64_t tokens, bool packed) {
   for (size_t i = 0; i < kv.size(); ++i) {
-    const std::string arg = "kv[" + std::to_string(i) + "]";
+    const Arg arg("kv", static_cast<int64_t>(i));
     check_device(op, arg, kv[i], cpu_type());
     const View v(kv[i]);
     if (packed) {
@@ -144,7 +144,11 @@ inline void check_kv(const char* op, const Tensors& kv, int64_t dim, int64_t bat
 
 inline Tensors empty_kv(const Tensors& kv, int64_t dim, int64_t kept) {
   Tensors out;
-  for (const Tensor& t : kv) out.push_back(empty_cpu(with_tokens(View(t), dim, kept), View(t).dtype));
+  out.reserve(kv.size());
+  for (const Tensor& t : kv) {
+    const View v(t);
+    out.push_back(empty_cpu(with_tokens(v, dim, kept), v.dtype));
+  }
   return out;
 }
 

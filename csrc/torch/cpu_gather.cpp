@@ -62,11 +62,11 @@ std::vector<int64_t> check_tokens(const char* op, const Tensors& tensors,
   check_size(op, "token_dims", static_cast<int64_t>(token_dims.size()), static_cast<int64_t>(tensors.size()),
              "entries");
   for (size_t i = 0; i < tensors.size(); ++i) {
-    const std::string arg = "tensors[" + std::to_string(i) + "]";
+    const Arg arg("tensors", static_cast<int64_t>(i));
     check_device(op, arg, tensors[i], cpu_type());
     const View v(tensors[i]), first(tensors[0]);
     const int64_t dim = token_dims[i];
-    VTK_CHECK(dim >= 1 && dim < v.dims, op, "token_dims[" + std::to_string(i) + "]", dim,
+    VTK_CHECK(dim >= 1 && dim < v.dims, op, Arg("token_dims", static_cast<int64_t>(i)), dim,
               "1 to " + std::to_string(v.dims - 1) + " (batch is the dimension before it)");
     check_size(op, arg, v.sizes[dim - 1], first.sizes[token_dims[0] - 1], "B");
     check_size(op, arg, v.sizes[dim], first.sizes[token_dims[0]], "tokens");
@@ -80,11 +80,12 @@ int32_t run_gather_tokens(const char* op, const Tensors& tensors, const Tensor& 
   const int64_t batch = first.sizes[dims[0] - 1], tokens = first.sizes[dims[0]];
   const Indices idx = index_view(op, indices, batch);
   std::vector<RowCopy> copies;
+  copies.reserve(tensors.size());
   Tensors dense;  // keeps copies alive: inputs whose inner dimensions are not one loop
   for (size_t i = 0; i < tensors.size(); ++i) {
     std::optional<RowCopy> rows = token_rows(View(tensors[i]), View(out[i]), dims[i]);
     if (!rows) {
-      VTK_CHECK(token_rows(View(out[i]), View(out[i]), dims[i]), op, "out[" + std::to_string(i) + "]",
+      VTK_CHECK(token_rows(View(out[i]), View(out[i]), dims[i]), op, Arg("out", static_cast<int64_t>(i)),
                 "of strides that are not dense around batch and tokens", "dense inner dimensions");
       dense.push_back(torch::stable::contiguous(tensors[i]));
       rows = token_rows(View(dense.back()), View(out[i]), dims[i]);
@@ -94,11 +95,13 @@ int32_t run_gather_tokens(const char* op, const Tensors& tensors, const Tensor& 
   return cpu::gather_rows(torch_pool(), copies, idx, batch, View(indices).sizes[1], tokens) ? kBadIndex : 0;
 }
 
-Tensors gather_tokens(Tensors tensors, const Tensor indices, std::optional<std::vector<int64_t>> token_dims) {
+Tensors gather_tokens(const Tensors& tensors, const Tensor& indices,
+                      const std::optional<std::vector<int64_t>>& token_dims) {
   const char* op = "gather_tokens";
   const std::vector<int64_t> dims = check_tokens(op, tensors, token_dims);
   index_view(op, indices, View(tensors[0]).sizes[dims[0] - 1]);
   Tensors out;
+  out.reserve(tensors.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
     const View v(tensors[i]);
     out.push_back(empty_cpu(with_tokens(v, dims[i], View(indices).sizes[1]), v.dtype));
@@ -107,8 +110,9 @@ Tensors gather_tokens(Tensors tensors, const Tensor indices, std::optional<std::
   return out;
 }
 
-void gather_tokens_out(Tensors tensors, const Tensor indices, std::optional<std::vector<int64_t>> token_dims,
-                       Tensors out, std::optional<Tensor> status) {
+void gather_tokens_out(const Tensors& tensors, const Tensor& indices,
+                       const std::optional<std::vector<int64_t>>& token_dims, const Tensors& out,
+                       const std::optional<Tensor>& status) {
   const char* op = "gather_tokens.out";
   const std::vector<int64_t> dims = check_tokens(op, tensors, token_dims);
   index_view(op, indices, View(tensors[0]).sizes[dims[0] - 1]);
@@ -135,12 +139,13 @@ KvShape check_gather_kv(const char* op, const Tensors& kv, const Tensor& indices
 int32_t run_gather_kv(const char* op, const Tensors& kv, const Tensor& indices, const KvShape& shape,
                       const Tensors& out) {
   std::vector<RowCopy> copies;
+  copies.reserve(kv.size());
   for (size_t i = 0; i < kv.size(); ++i) copies.push_back(kv_rows(View(kv[i]), View(out[i]), shape.dim == 2, false));
   const Indices idx = index_view(op, indices, shape.batch);
   return cpu::gather_rows(torch_pool(), copies, idx, shape.batch, View(indices).sizes[1], shape.tokens) ? kBadIndex : 0;
 }
 
-Tensors gather_kv(Tensors kv, const Tensor indices, std::string layout) {
+Tensors gather_kv(const Tensors& kv, const Tensor& indices, const std::string& layout) {
   const char* op = "gather_kv";
   const KvShape shape = check_gather_kv(op, kv, indices, layout);
   Tensors out = empty_kv(kv, shape.dim, View(indices).sizes[1]);
@@ -148,7 +153,8 @@ Tensors gather_kv(Tensors kv, const Tensor indices, std::string layout) {
   return out;
 }
 
-void gather_kv_out(Tensors kv, const Tensor indices, std::string layout, Tensors out, std::optional<Tensor> status) {
+void gather_kv_out(const Tensors& kv, const Tensor& indices, const std::string& layout, const Tensors& out,
+                   const std::optional<Tensor>& status) {
   const char* op = "gather_kv.out";
   const KvShape shape = check_gather_kv(op, kv, indices, layout);
   check_outputs(op, "out", out, kv, std::vector<int64_t>(kv.size(), shape.dim), View(indices).sizes[1]);
@@ -161,8 +167,8 @@ void gather_kv_out(Tensors kv, const Tensor indices, std::string layout, Tensors
 
 STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
   using namespace vtkernels;
-  m.impl("gather_tokens", TORCH_BOX(&gather_tokens));
-  m.impl("gather_tokens.out", TORCH_BOX(&gather_tokens_out));
-  m.impl("gather_kv", TORCH_BOX(&gather_kv));
-  m.impl("gather_kv.out", TORCH_BOX(&gather_kv_out));
+  m.impl("gather_tokens", VTK_BOX(gather_tokens));
+  m.impl("gather_tokens.out", VTK_BOX(gather_tokens_out));
+  m.impl("gather_kv", VTK_BOX(gather_kv));
+  m.impl("gather_kv.out", VTK_BOX(gather_kv_out));
 }

@@ -11,6 +11,8 @@ struct Row {
   int64_t begin, length, span_start, span_length, keep, out;
 };
 
+const Tensors kNoCaches;
+
 struct PruneOutputs {
   const Tensor& hidden;
   const Tensors& kv;
@@ -60,6 +62,7 @@ void run_prune(ScoreProblem problem, const Tensor& hidden, const std::vector<Row
 
   const int64_t size = x.element(), d = x.dims - 1, n = x.dims - 2;
   std::vector<RowCopy> copies;
+  copies.reserve(kv.size() + 1);
   copies.push_back({x.data(), oh.mutable_data(), 1, x.sizes[d], size, x.sizes[d] > 1 ? x.strides[d] * size : size,
                     packed ? 0 : x.strides[0] * size, 0, x.strides[n] * size, packed ? 0 : oh.strides[0] * size, 0,
                     oh.strides[n] * size});
@@ -114,11 +117,12 @@ DensePrune check_prune(const char* op, const Tensor& hidden, const Tensor& proto
   return p;
 }
 
-std::tuple<Tensor, Tensors, Tensor, Tensor> prune_topk(const Tensor hidden, const Tensor prototypes, int64_t k,
-                                                       std::optional<Tensors> kv, bool keep_similar, int64_t span_start,
-                                                       int64_t span_len, std::optional<Tensor> span_starts,
-                                                       std::optional<Tensor> rnorm, std::string layout) {
-  const Tensors caches = std::move(kv).value_or(Tensors{});
+std::tuple<Tensor, Tensors, Tensor, Tensor> prune_topk(const Tensor& hidden, const Tensor& prototypes, int64_t k,
+                                                       const std::optional<Tensors>& kv, bool keep_similar,
+                                                       int64_t span_start, int64_t span_len,
+                                                       const std::optional<Tensor>& span_starts,
+                                                       const std::optional<Tensor>& rnorm, const std::string& layout) {
+  const Tensors& caches = kv.has_value() ? *kv : kNoCaches;
   const DensePrune p =
       check_prune("prune_topk", hidden, prototypes, k, caches, span_start, span_len, span_starts, rnorm, layout);
   const View x(hidden);
@@ -128,7 +132,7 @@ std::tuple<Tensor, Tensors, Tensor, Tensor> prune_topk(const Tensor hidden, cons
   Tensor scores = empty_cpu({p.batch, p.span}, aoti_torch_dtype_float32());
   run_prune(p.problem, hidden, p.rows, false, caches, keep_similar, p.dim == 2, {out_hidden, out_kv, indices, scores},
             p.kept);
-  return {out_hidden, out_kv, indices, scores};
+  return {std::move(out_hidden), std::move(out_kv), std::move(indices), std::move(scores)};
 }
 
 void check_workspace(const char* op, const std::optional<Tensor>& workspace, int64_t batch) {
@@ -141,13 +145,13 @@ void check_workspace(const char* op, const std::optional<Tensor>& workspace, int
             "a zeroed int32 vector of at least " + std::to_string(words) + " words");
 }
 
-void prune_topk_out(const Tensor hidden, const Tensor prototypes, int64_t k, std::optional<Tensors> kv,
-                    bool keep_similar, int64_t span_start, int64_t span_len, std::optional<Tensor> span_starts,
-                    std::optional<Tensor> rnorm, std::string layout, Tensor out_hidden, Tensors out_kv,
-                    Tensor out_indices, Tensor out_scores, std::optional<Tensor> workspace,
-                    std::optional<Tensor> status) {
+void prune_topk_out(const Tensor& hidden, const Tensor& prototypes, int64_t k, const std::optional<Tensors>& kv,
+                    bool keep_similar, int64_t span_start, int64_t span_len, const std::optional<Tensor>& span_starts,
+                    const std::optional<Tensor>& rnorm, const std::string& layout, const Tensor& out_hidden,
+                    const Tensors& out_kv, const Tensor& out_indices, const Tensor& out_scores,
+                    const std::optional<Tensor>& workspace, const std::optional<Tensor>& status) {
   const char* op = "prune_topk.out";
-  const Tensors caches = std::move(kv).value_or(Tensors{});
+  const Tensors& caches = kv.has_value() ? *kv : kNoCaches;
   const DensePrune p = check_prune(op, hidden, prototypes, k, caches, span_start, span_len, span_starts, rnorm, layout);
   const View x(hidden);
   check_output(op, "out_hidden", out_hidden, {p.batch, p.kept, x.sizes[2]}, x.dtype, false, cpu_type());
@@ -232,10 +236,10 @@ void run_varlen(const PackedPrune& p, const Tensor& hidden, int64_t total_out, c
 }
 
 std::tuple<Tensor, Tensors, Tensor, Tensor, Tensor> prune_topk_varlen(
-    const Tensor hidden, const Tensor prototypes, const Tensor cu_seqlens, const Tensor k, int64_t total_out,
-    std::optional<Tensors> kv, bool keep_similar, std::optional<Tensor> span_starts, std::optional<Tensor> span_lens,
-    std::optional<Tensor> rnorm, std::string layout) {
-  const Tensors caches = std::move(kv).value_or(Tensors{});
+    const Tensor& hidden, const Tensor& prototypes, const Tensor& cu_seqlens, const Tensor& k, int64_t total_out,
+    const std::optional<Tensors>& kv, bool keep_similar, const std::optional<Tensor>& span_starts,
+    const std::optional<Tensor>& span_lens, const std::optional<Tensor>& rnorm, const std::string& layout) {
+  const Tensors& caches = kv.has_value() ? *kv : kNoCaches;
   const PackedPrune p = check_varlen("prune_topk_varlen", hidden, prototypes, cu_seqlens, k, total_out, caches,
                                      span_starts, span_lens, rnorm, layout);
   const View x(hidden);
@@ -245,17 +249,18 @@ std::tuple<Tensor, Tensors, Tensor, Tensor, Tensor> prune_topk_varlen(
   Tensor scores = empty_cpu({p.tokens}, aoti_torch_dtype_float32());
   Tensor cu_out = empty_cpu({static_cast<int64_t>(p.cu_out.size())}, aoti_torch_dtype_int32());
   run_varlen(p, hidden, total_out, caches, keep_similar, p.dim == 1, {out_hidden, out_kv, indices, scores}, cu_out);
-  return {out_hidden, out_kv, indices, scores, cu_out};
+  return {std::move(out_hidden), std::move(out_kv), std::move(indices), std::move(scores), std::move(cu_out)};
 }
 
-void prune_topk_varlen_out(const Tensor hidden, const Tensor prototypes, const Tensor cu_seqlens, const Tensor k,
-                           int64_t total_out, std::optional<Tensors> kv, bool keep_similar,
-                           std::optional<Tensor> span_starts, std::optional<Tensor> span_lens,
-                           std::optional<Tensor> rnorm, std::string layout, Tensor out_hidden, Tensors out_kv,
-                           Tensor out_indices, Tensor out_scores, Tensor out_cu_seqlens,
-                           std::optional<Tensor> workspace, std::optional<Tensor> status) {
+void prune_topk_varlen_out(const Tensor& hidden, const Tensor& prototypes, const Tensor& cu_seqlens, const Tensor& k,
+                           int64_t total_out, const std::optional<Tensors>& kv, bool keep_similar,
+                           const std::optional<Tensor>& span_starts, const std::optional<Tensor>& span_lens,
+                           const std::optional<Tensor>& rnorm, const std::string& layout, const Tensor& out_hidden,
+                           const Tensors& out_kv, const Tensor& out_indices, const Tensor& out_scores,
+                           const Tensor& out_cu_seqlens, const std::optional<Tensor>& workspace,
+                           const std::optional<Tensor>& status) {
   const char* op = "prune_topk_varlen.out";
-  const Tensors caches = std::move(kv).value_or(Tensors{});
+  const Tensors& caches = kv.has_value() ? *kv : kNoCaches;
   const PackedPrune p =
       check_varlen(op, hidden, prototypes, cu_seqlens, k, total_out, caches, span_starts, span_lens, rnorm, layout);
   const View x(hidden);
@@ -277,8 +282,8 @@ void prune_topk_varlen_out(const Tensor hidden, const Tensor prototypes, const T
 
 STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
   using namespace vtkernels;
-  m.impl("prune_topk", TORCH_BOX(&prune_topk));
-  m.impl("prune_topk.out", TORCH_BOX(&prune_topk_out));
-  m.impl("prune_topk_varlen", TORCH_BOX(&prune_topk_varlen));
-  m.impl("prune_topk_varlen.out", TORCH_BOX(&prune_topk_varlen_out));
+  m.impl("prune_topk", VTK_BOX(prune_topk));
+  m.impl("prune_topk.out", VTK_BOX(prune_topk_out));
+  m.impl("prune_topk_varlen", VTK_BOX(prune_topk_varlen));
+  m.impl("prune_topk_varlen.out", VTK_BOX(prune_topk_varlen_out));
 }

@@ -20,6 +20,7 @@ void run_scores(ScoreProblem problem, const Tensor& tokens, const Tensor& scores
   const bool packed = x.dims == 2;
   const int64_t batch = packed ? 1 : x.sizes[0], n = x.sizes[x.dims - 2];
   std::vector<Segment> segments;
+  segments.reserve(batch);
   for (int64_t b = 0; b < batch; ++b) {
     segments.push_back({0, packed ? 0 : b * x.strides[0], n, packed ? 0 : b * s.strides[0]});
   }
@@ -28,18 +29,18 @@ void run_scores(ScoreProblem problem, const Tensor& tokens, const Tensor& scores
   cpu::prototype_scores(torch_pool(), problem, segments.data(), batch);
 }
 
-std::tuple<Tensor, Tensor> prototype_scores(const Tensor tokens, const Tensor prototypes, std::string metric,
-                                            std::optional<Tensor> rnorm) {
+std::tuple<Tensor, Tensor> prototype_scores(const Tensor& tokens, const Tensor& prototypes, const std::string& metric,
+                                            const std::optional<Tensor>& rnorm) {
   const ScoreProblem problem = check_scores("prototype_scores", tokens, prototypes, metric, rnorm);
   std::vector<int64_t> shape = View(tokens).shape();
   shape.pop_back();
   Tensor scores = empty_cpu(shape, aoti_torch_dtype_float32()), argmax = empty_cpu(shape, aoti_torch_dtype_int64());
   run_scores(problem, tokens, scores, argmax);
-  return {scores, argmax};
+  return {std::move(scores), std::move(argmax)};
 }
 
-void prototype_scores_out(const Tensor tokens, const Tensor prototypes, std::string metric, std::optional<Tensor> rnorm,
-                          Tensor scores, Tensor argmax) {
+void prototype_scores_out(const Tensor& tokens, const Tensor& prototypes, const std::string& metric,
+                          const std::optional<Tensor>& rnorm, const Tensor& scores, const Tensor& argmax) {
   const char* op = "prototype_scores.out";
   const ScoreProblem problem = check_scores(op, tokens, prototypes, metric, rnorm);
   std::vector<int64_t> shape = View(tokens).shape();
@@ -56,6 +57,6 @@ void prototype_scores_out(const Tensor tokens, const Tensor prototypes, std::str
 
 STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
   using namespace vtkernels;
-  m.impl("prototype_scores", TORCH_BOX(&prototype_scores));
-  m.impl("prototype_scores.out", TORCH_BOX(&prototype_scores_out));
+  m.impl("prototype_scores", VTK_BOX(prototype_scores));
+  m.impl("prototype_scores.out", VTK_BOX(prototype_scores_out));
 }

@@ -24,14 +24,16 @@ void run_topk(const Tensor& scores, int64_t k, bool largest, const Tensor& out) 
   });
 }
 
-Tensor select_topk(const Tensor scores, int64_t k, bool largest) {
+Tensor select_topk(const Tensor& scores, int64_t k, bool largest, const std::optional<Tensor>&,
+                   const std::optional<Tensor>&, const std::optional<Tensor>&, const std::string&) {
   check_topk("select_topk", scores, k);
   Tensor out = empty_cpu({View(scores).sizes[0], k}, aoti_torch_dtype_int64());
   run_topk(scores, k, largest, out);
   return out;
 }
 
-void select_topk_out(const Tensor scores, int64_t k, bool largest, Tensor out) {
+void select_topk_out(const Tensor& scores, int64_t k, bool largest, const std::optional<Tensor>&,
+                     const std::optional<Tensor>&, const std::optional<Tensor>&, const std::string&, const Tensor& out) {
   const char* op = "select_topk.out";
   check_topk(op, scores, k);
   check_output(op, "out", out, {View(scores).sizes[0], k}, aoti_torch_dtype_int64(), true, cpu_type());
@@ -43,6 +45,6 @@ void select_topk_out(const Tensor scores, int64_t k, bool largest, Tensor out) {
 
 STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
   using namespace vtkernels;
-  m.impl("select_topk", TORCH_BOX(&select_topk));
-  m.impl("select_topk.out", TORCH_BOX(&select_topk_out));
+  m.impl("select_topk", VTK_BOX(select_topk));
+  m.impl("select_topk.out", VTK_BOX(select_topk_out));
 }

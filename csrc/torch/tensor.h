@@ -18,6 +18,7 @@
 namespace vtkernels {
 
 using torch::stable::Tensor;
+using Shape = torch::headeronly::IntHeaderOnlyArrayRef;  // borrowed
 
 // What a kernel needs of a tensor, read once.
 struct View {
@@ -47,7 +48,7 @@ struct View {
   int32_t dtype;
 };
 
-inline std::string text(const std::vector<int64_t>& shape) {
+inline std::string text(Shape shape) {
   std::ostringstream out;
   out << '(';
   for (size_t i = 0; i < shape.size(); ++i) out << (i ? ", " : "") << shape[i];
@@ -69,10 +70,21 @@ inline const char* dtype_name(int32_t dtype) {
   return "of another dtype";
 }
 
+// The name of an argument, or of one entry of a list: spelled out only when a check fails. It borrows the name.
+struct Arg {
+  Arg(const char* name, int64_t entry = -1) : name(name), entry(entry) {}
+  Arg(const std::string& name) : Arg(name.c_str()) {}
+  std::string text() const { return entry < 0 ? name : std::string(name) + "[" + std::to_string(entry) + "]"; }
+
+  const char* name;
+  int64_t entry;
+};
+
 template <typename Got, typename Allowed>
-[[noreturn]] void fail(const std::string& op, const std::string& arg, const Got& got, const Allowed& allowed) {
+[[noreturn, gnu::cold, gnu::noinline]] void fail(const char* op, const Arg& arg, const Got& got,
+                                                 const Allowed& allowed) {
   std::ostringstream out;
-  out << op << ": `" << arg << "` is " << got << ", allowed: " << allowed;
+  out << op << ": `" << arg.text() << "` is " << got << ", allowed: " << allowed;
   throw std::runtime_error(out.str());
 }
 
@@ -82,15 +94,15 @@ template <typename Got, typename Allowed>
     if (!(condition)) fail(op, arg, got, allowed);  \
   } while (false)
 
-inline void check_rank(const char* op, const std::string& arg, const View& v, int64_t rank, const char* dims) {
+inline void check_rank(const char* op, const Arg& arg, const View& v, int64_t rank, const char* dims) {
   VTK_CHECK(v.dims == rank, op, arg, "of shape " + text(v.shape()), dims);
 }
 
-inline void check_size(const char* op, const std::string& arg, int64_t got, int64_t want, const char* what) {
+inline void check_size(const char* op, const Arg& arg, int64_t got, int64_t want, const char* what) {
   VTK_CHECK(got == want, op, arg, "of size " + std::to_string(got) + " in " + what, want);
 }
 
-inline void check_device(const char* op, const std::string& arg, const Tensor& t, int32_t device_type) {
+inline void check_device(const char* op, const Arg& arg, const Tensor& t, int32_t device_type) {
   int32_t type = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &type));
   int32_t layout = 0;
@@ -99,7 +111,7 @@ inline void check_device(const char* op, const std::string& arg, const Tensor& t
   VTK_CHECK(type == device_type, op, arg, "on another device", "the device of the other inputs");
 }
 
-inline void check_vector(const char* op, const char* arg, const Tensor& t, int64_t length, int32_t dtype,
+inline void check_vector(const char* op, const Arg& arg, const Tensor& t, int64_t length, int32_t dtype,
                          const char* dims, int32_t device_type) {
   check_device(op, arg, t, device_type);
   const View v(t);
@@ -110,27 +122,27 @@ inline void check_vector(const char* op, const char* arg, const Tensor& t, int64
 
 inline bool is_index(int32_t dtype) { return dtype == aoti_torch_dtype_int32() || dtype == aoti_torch_dtype_int64(); }
 
-inline void check_output(const char* op, const std::string& arg, const Tensor& t, const std::vector<int64_t>& shape,
-                         int32_t dtype, bool any_index, int32_t device_type) {
+inline void check_output(const char* op, const Arg& arg, const Tensor& t, Shape shape, int32_t dtype, bool any_index,
+                         int32_t device_type) {
   check_device(op, arg, t, device_type);
   const View v(t);
   VTK_CHECK(v.dtype == dtype || (any_index && is_index(v.dtype)), op, arg, dtype_name(v.dtype),
             (any_index ? "int32, int64" : dtype_name(dtype)));
-  VTK_CHECK(v.shape() == shape, op, arg, "of shape " + text(v.shape()), text(shape));
+  VTK_CHECK(Shape(v.sizes, v.dims) == shape, op, arg, "of shape " + text(v.shape()), text(shape));
   VTK_CHECK(v.dims == 0 || v.sizes[v.dims - 1] <= 1 || v.strides[v.dims - 1] == 1, op, arg,
             "of last stride other than 1", "1");
 }
 
-inline Tensor empty(const std::vector<int64_t>& shape, int32_t dtype, int32_t device_type, int32_t device_index) {
-  int64_t strides[8];
+inline Tensor empty(Shape shape, int32_t dtype, int32_t device_type, int32_t device_index) {
+  std::vector<int64_t> strides(shape.size());
   int64_t stride = 1;
   for (size_t i = shape.size(); i-- > 0;) {
     strides[i] = stride;
     stride *= shape[i] > 0 ? shape[i] : 1;
   }
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides,
-                                                         dtype, device_type, device_index, &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
+                                                         strides.data(), dtype, device_type, device_index, &handle));
   return Tensor(handle);
 }
 

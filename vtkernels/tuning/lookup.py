@@ -26,8 +26,12 @@ FIELDS = {
     "select_topk": ("select_block", "num_warps", "num_stages"),
     "gather_tokens": GATHER,
     "gather_kv": GATHER,
+    "merge_tokens": ("block_d", "num_warps", "num_stages"),
     "prune_topk": PRUNE,
     "prune_topk_varlen": PRUNE,
+    "temporal_scores": ("block_d", "frames", "num_warps", "num_stages"),
+    "row_statistics": ("block_d", "num_warps", "num_stages"),
+    "subspace_residual": ("block_n", "block_r", "block_d", "num_warps", "num_stages"),
 }
 PATHS = ("one_launch", "two_launch")
 

@@ -1,0 +1,139 @@
+// Merging: the members of each group by a counting sort, then one group after the other.
+#include "merge.h"
+
+#include <atomic>
+
+#include "score_common.h"
+#include "target.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // gcc 12's own AVX-512 header
+#endif
+#endif
+
+namespace vtkernels::cpu {
+namespace {
+
+struct Group {
+  const int32_t* members;  // tokens, ascending
+  int64_t count;
+  const char* tokens;  // of this batch row
+  const float* weights;
+  float size;
+  char* out;
+};
+
+uint16_t float_to_bfloat16(float x) {
+  const uint32_t bits = float_bits(x);
+  if (x != x) return static_cast<uint16_t>(bits >> 16 | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// Rounds to nearest, ties to even.
+uint16_t float_to_half(float x) {
+  const uint32_t bits = float_bits(x), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return static_cast<uint16_t>(sign | 0x7e00);
+  if (magnitude >= 0x477ff000) return static_cast<uint16_t>(sign | 0x7c00);  // rounds past 65504
+  if (magnitude < 0x38800000) {  // subnormal: the sum with 0.5 shifts and rounds the mantissa into place
+    return static_cast<uint16_t>(sign | (float_bits(bits_float(magnitude) + 0.5f) - 0x3f000000));
+  }
+  return static_cast<uint16_t>(sign | ((magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13));
+}
+
+namespace baseline {
+#include "score_baseline.h"
+#include "score_kernel.inl"
+// after the kernel whose pieces it uses
+#include "merge_kernel.inl"
+}  // namespace baseline
+
+#if defined(__x86_64__)
+VTK_TARGET("avx2,fma,f16c")
+namespace avx2 {
+#include "score_avx2.h"
+#include "score_kernel.inl"
+// after the kernel whose pieces it uses
+#include "merge_kernel.inl"
+}  // namespace avx2
+VTK_TARGET_END
+VTK_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+namespace avx512 {
+#include "score_avx512.h"
+#include "score_kernel.inl"
+// after the kernel whose pieces it uses
+#include "merge_kernel.inl"
+}  // namespace avx512
+VTK_TARGET_END
+#endif
+
+using MergeGroup = void (*)(const MergeProblem& p, const Group& g);
+
+MergeGroup pick() {
+#if defined(__x86_64__)
+  if (current_isa() >= Isa::kAvx512) return avx512::merge_group<avx512::Float>;
+  if (current_isa() == Isa::kAvx2) return avx2::merge_group<avx2::V>;
+#endif
+  return baseline::merge_group<baseline::V>;
+}
+
+// The members of every group of one batch row: group g has members[begin[g] .. begin[g + 1]), ascending.
+struct Members {
+  std::vector<int64_t> begin;
+  std::vector<int32_t> members;
+  std::vector<float> sizes;
+};
+
+bool sort_members(const MergeProblem& p, int64_t b, Members& m) {
+  const float* weights = p.weights == nullptr ? nullptr : p.weights + b * p.weight_batch;
+  bool bad = false;
+  m.begin.assign(p.groups + 1, 0);
+  m.sizes.assign(p.groups, 0.0f);
+  std::vector<int64_t> group(p.n);
+  for (int64_t t = 0; t < p.n; ++t) {
+    const int64_t g = p.assignment.at(b, t);
+    const float weight = weights == nullptr ? 1.0f : weights[t * p.weight_token];
+    const bool valid = g >= 0 && g < p.groups;
+    bad |= !valid && g != -1;
+    group[t] = valid && weight != 0 ? g : -1;
+    if (group[t] >= 0) {
+      ++m.begin[g + 1];
+      m.sizes[g] += weight;
+    }
+  }
+  for (int64_t g = 0; g < p.groups; ++g) m.begin[g + 1] += m.begin[g];
+  m.members.resize(m.begin[p.groups]);
+  std::vector<int64_t> next(m.begin.begin(), m.begin.end() - 1);
+  for (int64_t t = 0; t < p.n; ++t) {
+    if (group[t] >= 0) m.members[next[group[t]]++] = static_cast<int32_t>(t);
+  }
+  return bad;
+}
+
+}  // namespace
+
+bool merge_tokens(const Parallel& parallel, const MergeProblem& p) {
+  std::vector<Members> rows(p.batch);
+  std::atomic<bool> bad{false};
+  parallel(p.batch, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, p.n)), [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      if (sort_members(p, b, rows[b])) bad.store(true, std::memory_order_relaxed);
+    }
+  });
+  const MergeGroup merge = pick();
+  const int64_t size = p.dtype == DType::kFloat32 ? 4 : 2;
+  const int64_t grain = std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(1, p.width));
+  parallel(p.batch * p.groups, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t b = i / p.groups, g = i % p.groups;
+      const Members& m = rows[b];
+      p.sizes[b * p.size_batch + g] = m.sizes[g];
+      merge(p, {m.members.data() + m.begin[g], m.begin[g + 1] - m.begin[g], p.tokens + b * p.batch_stride * size,
+                p.weights == nullptr ? nullptr : p.weights + b * p.weight_batch, m.sizes[g],
+                p.out + (b * p.out_batch + g * p.out_row) * size});
+    }
+  });
+  return bad.load();
+}
+
+}  // namespace vtkernels::cpu

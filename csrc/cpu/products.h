@@ -1,0 +1,41 @@
+// Products of all rows of one matrix with all rows of another, exact per product and added in float32: the building
+// block of every op that compares tokens with each other.
+#pragma once
+
+#include "vtkernels/cpu.h"
+
+namespace vtkernels::cpu {
+
+struct ProductProblem {
+  DType dtype;
+  Matrix a;              // [rows, width], any strides
+  Matrix b;              // [columns, width]
+  int64_t rows;          // M
+  int64_t columns;       // N
+  int64_t width;         // D
+  bool symmetric;        // b is a: half the products, out is symmetric bit for bit
+  const float* a_scale;  // [rows], or both null; with reciprocal norms out is the cosine
+  const float* b_scale;  // [columns]
+  float* out;            // [rows][out_stride]
+  int64_t out_stride;
+};
+
+// out[i][j] = <a_i, b_j>, times (a_scale[i] * b_scale[j]). Sums of 256 products (512 of bf16 pairs) are added in order,
+// so an entry depends neither on the number of threads nor on other rows, and <a_i, b_j> equals <b_j, a_i> bit for bit.
+void products(const Parallel& parallel, const ProductProblem& problem);
+
+// out[i] = <m_i, m_i>; `reciprocal`: 1 / norm, by the rule of reciprocal_norm (score_common.h).
+void row_norms(const Parallel& parallel, DType dtype, const Matrix& m, int64_t rows, int64_t width, bool reciprocal,
+               float* out);
+
+// Entry points, one per instruction set.
+struct ProductKernels {
+  void (*products)(const Parallel&, const ProductProblem&);
+  void (*row_norms)(const Parallel&, DType, const Matrix&, int64_t, int64_t, bool, float*);
+};
+extern const ProductKernels products_baseline;
+#if defined(__x86_64__)
+extern const ProductKernels products_avx2, products_avx512, products_avx512bf16, products_avx512bf16_emulated;
+#endif
+
+}  // namespace vtkernels::cpu

@@ -1,0 +1,56 @@
+"""Oracles, hostile inputs and checks, shared by the tests, the benchmarks and anyone who writes a backend.
+
+The oracles are written in NumPy and Python integers, apart from the ops and their references: float64 sums, and a sort
+of (class, value, position) for selection. Scores are judged against float64 by the error that plain torch makes in the
+same dtype; selection is judged exactly, on the scores that the backend itself returned; moved rows are judged bytewise.
+"""
+
+from collections.abc import Callable, Iterator
+
+from .base import Sample, bytes_of, clustered, hostile_tokens, rand, run
+from .compact import (
+    assert_gather_kv,
+    assert_gather_tokens,
+    assert_merge_tokens,
+    gather_kv_samples,
+    gather_tokens_samples,
+    merge_samples,
+    oracle_rows,
+)
+from .fused import assert_prune_topk, assert_prune_topk_varlen, prune_samples, varlen_samples
+from .score import assert_scores, oracle_similarity, score_samples
+from .select import oracle_topk, topk_samples
+from .temporal import (
+    assert_residual,
+    assert_row_statistics,
+    assert_temporal,
+    residual_samples,
+    statistics_samples,
+    temporal_samples,
+)
+
+__all__ = ["SAMPLES", "Sample", "assert_merge_tokens", "assert_prune_topk", "assert_residual", "assert_row_statistics", "assert_scores",
+           "assert_temporal", "bytes_of", "clustered", "hostile_tokens", "oracle_rows", "oracle_similarity",
+           "oracle_topk", "rand", "run"]
+
+SAMPLES: dict[str, Callable[..., Iterator[Sample]]] = {
+    "prototype_scores": score_samples,
+    "select_topk": topk_samples,
+    "gather_tokens": gather_tokens_samples,
+    "gather_kv": gather_kv_samples,
+    "merge_tokens": merge_samples,
+    "prune_topk": prune_samples,
+    "prune_topk_varlen": varlen_samples,
+    "temporal_scores": temporal_samples,
+    "row_statistics": statistics_samples,
+    "subspace_residual": residual_samples,
+}
+
+# For each op, the check of its outputs (on the host) for a call.
+CHECKS: dict[str, Callable[..., None]] = {
+    "gather_tokens": assert_gather_tokens,
+    "gather_kv": assert_gather_kv,
+    "merge_tokens": assert_merge_tokens,
+    "prune_topk": assert_prune_topk,
+    "prune_topk_varlen": assert_prune_topk_varlen,
+}
