@@ -26,7 +26,8 @@ from . import environment
 SECONDS = {"build": 150, "test": 190, "sanitize": 70, "bench": 180}  # ten minutes, less starting and ending
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 # Test processes side by side; Triton compiles a kernel for each new kind of arguments, so its share is split.
-GPU_TESTS = ("triton and prune_topk and not varlen", "triton and varlen", "triton and not prune", "not triton")
+GPU_TESTS = ("triton and prune_topk and not prune_topk_varlen", "triton and prune_topk_varlen", "triton and not prune",
+             "not triton")
 SHOWN_LINES = 25
 
 

@@ -1,6 +1,6 @@
 """vtkernels: fast, exact kernels for visual-token reduction in multimodal LLMs (score, select, compact)."""
 
-from . import _dispatch, nn, prototypes
+from . import _dispatch, attend, nn, prototypes
 from ._dispatch import explain
 from ._library import workspace_size
 from ._version import __version__
@@ -9,11 +9,20 @@ from .compact.gather_tokens import gather_tokens
 from .compact.merge_tokens import merge_assignment, merge_tokens, unmerge_tokens
 from .fused.prune_topk import prune_topk
 from .fused.prune_topk_varlen import prune_topk_varlen
+from .score.attention_scores import attention_scores
+from .score.attention_scores_varlen import attention_scores_varlen
 from .score.prototype_scores import prototype_scores
+from .score.prototype_softmax_scores import prototype_softmax_scores
+from .score.prototype_topm import prototype_topm
 from .score.row_statistics import row_statistics
 from .score.subspace_residual import orthonormal_basis, subspace_residual
 from .score.temporal_scores import temporal_scores
 from .select.allocate_budget import allocate_budget
+from .select.cluster_density_peaks import cluster_density_peaks
+from .select.cluster_kmeans import cluster_kmeans
+from .select.cluster_kmedoids import cluster_kmedoids
+from .select.match_bipartite import match_bipartite
+from .select.select_diverse import select_diverse
 from .select.select_quota import select_quota
 from .select.select_threshold import select_threshold
 from .select.select_top_p import select_top_p
@@ -23,18 +32,28 @@ from .select.select_topk_varlen import select_topk_varlen
 __all__ = [
     "__version__",
     "allocate_budget",
+    "attend",
+    "attention_scores",
+    "attention_scores_varlen",
+    "cluster_density_peaks",
+    "cluster_kmeans",
+    "cluster_kmedoids",
     "explain",
     "gather_kv",
     "gather_tokens",
+    "match_bipartite",
     "merge_assignment",
     "merge_tokens",
     "nn",
     "orthonormal_basis",
     "prototype_scores",
+    "prototype_softmax_scores",
+    "prototype_topm",
     "prototypes",
     "prune_topk",
     "prune_topk_varlen",
     "row_statistics",
+    "select_diverse",
     "select_quota",
     "select_threshold",
     "select_top_p",

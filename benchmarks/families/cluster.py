@@ -166,7 +166,9 @@ def _check_assignment(case: Case, call: Call, outputs: tuple) -> None:
     """Every token belongs to its nearest centre, by distances in float64."""
     assignment, centres = outputs
     features = call.args[0].double()
+    assert bool(((assignment >= 0) & (assignment < case.K)).all()), "a cluster that does not exist"
     if not centres.is_floating_point():
+        assert bool(((centres >= 0) & (centres < case.N)).all()), "a centre outside the row"
         centres = features.gather(1, centres[..., None].expand(-1, -1, case.D))
     distance = torch.cdist(features, centres.double(), compute_mode="donot_use_mm_for_euclid_dist")
     chosen = distance.gather(-1, assignment[..., None])[..., 0]

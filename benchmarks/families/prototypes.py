@@ -63,7 +63,8 @@ def _check_topm(case: Case, call: Call, outputs: tuple) -> None:
 
 
 def _check_softmax(case: Case, call: Call, outputs: Tensor) -> None:
-    gold = softmax_eager(*(t.double() for t in call.args), call.kwargs["over_tokens"])
+    tokens, prototypes = (t.double() for t in call.args)
+    gold = softmax_eager(tokens, prototypes, call.kwargs["over_tokens"])
     assert float(((outputs - gold) / gold).abs().max()) <= 1e-4, "not the weights of float64"
 
 

@@ -1,5 +1,8 @@
 """Selections with quotas, thresholds and nucleus sums, and the split of a budget."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -90,7 +93,7 @@ def _budget(case: Case, device: torch.device) -> Call:
     return Call(args, {}, args, "softmax of generated logits")
 
 
-def _same(case: Case, call: Call, theirs: object, ours: object) -> None:
+def _same(case: Case, call: Call, theirs: Any, ours: Any) -> None:
     """Distinct scores leave no choice, so every correct answer is the same."""
     a, b = ((theirs,), (ours,)) if isinstance(ours, Tensor) else (theirs, ours)
     for x, y in zip(a, b, strict=True):
@@ -107,8 +110,9 @@ def _near_budget(case: Case, call: Call, theirs: Tensor, ours: Tensor) -> None:
     assert int((theirs - ours).abs().max()) <= 1, "the shares differ"
 
 
-def _oracle(eager: object, compare: object) -> object:
-    return lambda case, call, outputs: compare(case, call, eager(*call.peer_args), outputs)  # type: ignore[operator]
+def _by(eager: Callable, compare: Callable) -> Callable:
+    """Ours is compared with the eager form, which shares no code with it."""
+    return lambda case, call, outputs: compare(case, call, eager(*call.peer_args), outputs)
 
 
 def _tokens_and_kept(c: Case) -> Counts:
@@ -123,23 +127,23 @@ OPS = {
     "select_topk_varlen": Family(
         (Case("select_topk_varlen", "8-sequences-6970", F32, _BOTH, lengths=_LENGTHS),
          Case("select_topk_varlen", "tiny", F32, ("quick",), lengths=(20, 1, 15))),
-        _tokens_and_kept, _varlen, {"eager": varlen_eager}, _oracle(varlen_eager, _same), _same),
+        _tokens_and_kept, _varlen, {"eager": varlen_eager}, _by(varlen_eager, _same), _same),
     "select_quota": Family(
         (Case("select_quota", "64x196", F32, _BOTH, N=64 * 196, F=64),
          Case("select_quota", "tiny", F32, ("quick",), B=2, N=40, F=4, keep=0.4)),
-        _tokens_and_kept, _quota, {"eager": quota_eager}, _oracle(quota_eager, _same), _same),
+        _tokens_and_kept, _quota, {"eager": quota_eager}, _by(quota_eager, _same), _same),
     "select_threshold": Family(
         (Case("select_threshold", "64x729", F32, _BOTH, B=64, N=729),
          Case("select_threshold", "1x100352", F32, _BOTH, N=100352),
          Case("select_threshold", "tiny", F32, ("quick",), B=2, N=40)),
-        _ragged, _threshold, {"eager": threshold_eager}, _oracle(threshold_eager, _same), _same),
+        _ragged, _threshold, {"eager": threshold_eager}, _by(threshold_eager, _same), _same),
     "select_top_p": Family(
         (Case("select_top_p", "32x4096", F32, _BOTH, B=32, N=4096),
          Case("select_top_p", "tiny", F32, ("quick",), B=2, N=40)),
-        _ragged, _weights, {"eager": top_p_eager}, _oracle(top_p_eager, _near), _near),
+        _ragged, _weights, {"eager": top_p_eager}, _by(top_p_eager, _near), _near),
     "allocate_budget": Family(
         (Case("allocate_budget", "4x64-of-12544", F32, _BOTH, B=4, F=64, N=12544),
          Case("allocate_budget", "tiny", F32, ("quick",), B=2, F=5, N=40)),
-        lambda c: Counts(8 * c.B * c.F, 0), _budget, {"eager": budget_eager}, _oracle(budget_eager, _near_budget),
+        lambda c: Counts(8 * c.B * c.F, 0), _budget, {"eager": budget_eager}, _by(budget_eager, _near_budget),
         _near_budget),
 }

@@ -2,9 +2,8 @@
 #include "products.h"
 
 namespace vtkernels::cpu {
-namespace {
 
-const ProductKernels& pick(DType dtype) {
+const ProductKernels& product_kernels(DType dtype) {
   const bool bf16 = dtype == DType::kBFloat16;
   switch (current_isa()) {
 #if defined(__x86_64__)
@@ -22,15 +21,13 @@ const ProductKernels& pick(DType dtype) {
   }
 }
 
-}  // namespace
-
 void products(const Parallel& parallel, const ProductProblem& problem) {
-  if (problem.rows > 0 && problem.columns > 0) pick(problem.dtype).products(parallel, problem);
+  if (problem.rows > 0 && problem.columns > 0) product_kernels(problem.dtype).products(parallel, problem);
 }
 
 void row_norms(const Parallel& parallel, DType dtype, const Matrix& m, int64_t rows, int64_t width, bool reciprocal,
                float* out) {
-  if (rows > 0) pick(dtype).row_norms(parallel, dtype, m, rows, width, reciprocal, out);
+  if (rows > 0) product_kernels(dtype).row_norms(parallel, dtype, m, rows, width, reciprocal, out);
 }
 
 }  // namespace vtkernels::cpu

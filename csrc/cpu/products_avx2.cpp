@@ -16,7 +16,7 @@ namespace {
 
 }  // namespace
 
-const ProductKernels products_avx2 = kernels<V>();
+const ProductKernels products_avx2 = kernels<V, V>();
 
 }  // namespace vtkernels::cpu
 

@@ -32,8 +32,8 @@ struct EmulatedPairs : Float {
 
 }  // namespace
 
-const ProductKernels products_avx512 = kernels<Float>();
-const ProductKernels products_avx512bf16_emulated = kernels<EmulatedPairs>();
+const ProductKernels products_avx512 = kernels<Float, Float>();
+const ProductKernels products_avx512bf16_emulated = kernels<EmulatedPairs, Float>();
 
 }  // namespace vtkernels::cpu
 

@@ -28,7 +28,7 @@ struct Pairs : Float {
 
 }  // namespace
 
-const ProductKernels products_avx512bf16 = kernels<Pairs>();
+const ProductKernels products_avx512bf16 = kernels<Pairs, Float>();
 
 }  // namespace vtkernels::cpu
 

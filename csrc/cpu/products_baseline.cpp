@@ -15,6 +15,6 @@ namespace {
 
 }  // namespace
 
-const ProductKernels products_baseline = kernels<V>();
+const ProductKernels products_baseline = kernels<V, V>();
 
 }  // namespace vtkernels::cpu

@@ -101,6 +101,9 @@ class Multiplier {
     finish(block, first, count, most);
   }
 
+  int64_t a_row(int64_t i) const { return p_.a_rows == nullptr ? i : p_.a_rows[i]; }
+  int64_t b_row(int64_t j) const { return p_.b_rows == nullptr ? j : p_.b_rows[j]; }
+
   const char* source(const Matrix& m, int64_t row, int64_t d) const {
     return element(m, row * m.row_stride + d * m.col_stride, size_);
   }
@@ -110,13 +113,13 @@ class Multiplier {
     const int64_t depth = ceil_div(elements, unit_), row = row_panel * kRows,
                   rows = std::min(kRows + row, p_.rows) - row;
     for (int64_t r = 0; r < rows; ++r) {
-      load_units<V>(source(p_.a, row + r, d), p_.dtype, elements, p_.a.col_stride, rows_ + r * kRowStride);
+      load_units<V>(source(p_.a, a_row(row + r), d), p_.dtype, elements, p_.a.col_stride, rows_ + r * kRowStride);
     }
     for (int64_t r = rows; r < kRows; ++r) memset(rows_ + r * kRowStride, 0, depth * sizeof(uint32_t));
     const int64_t panels = Plan::used_panels(p_, block, row_panel);
     const char* next[kRows];
     const int64_t ahead = more ? std::min(2 * kRows + row, p_.rows) - row - kRows : 0;
-    for (int64_t r = 0; r < ahead; ++r) next[r] = source(p_.a, row + kRows + r, d);
+    for (int64_t r = 0; r < ahead; ++r) next[r] = source(p_.a, a_row(row + kRows + r), d);
     for (int64_t panel = 0; panel < panels; ++panel) {
       const int64_t from = ahead * panel / panels, to = ahead * (panel + 1) / panels;
       const Ahead lines{next + from, to - from, 0, kLine * unit_ * size_};
@@ -133,8 +136,9 @@ class Multiplier {
         memset(units, 0, kSum * sizeof(uint32_t));
         continue;
       }
-      const char* from = source(p_.b, column + c, d);
-      for (int64_t i = 0; i < elements * size_; i += 64) __builtin_prefetch(from + p_.b.row_stride * size_ + i);
+      const char* from = source(p_.b, b_row(column + c), d);
+      const char* following = source(p_.b, b_row(std::min(column + c + 1, p_.columns - 1)), d);
+      for (int64_t i = 0; i < elements * size_; i += 64) __builtin_prefetch(following + i);
       load_units<V>(from, p_.dtype, elements, p_.b.col_stride, units);
     }
     transpose<kPanel>(columns_, ceil_div(elements, unit_), to);
@@ -145,7 +149,7 @@ class Multiplier {
     for (int64_t panel = 0; panel < panels; ++panel) {
       const int64_t column = block.column + panel * kPanel, width = std::min<int64_t>(kPanel, p_.columns - column);
       float scale[kPanel] = {};
-      if (p_.b_scale != nullptr) std::copy_n(p_.b_scale + column, width, scale);
+      for (int64_t c = 0; p_.b_scale != nullptr && c < width; ++c) scale[c] = p_.b_scale[b_row(column + c)];
       for (int64_t at = 0; at < count; ++at) {
         const int64_t row = (first + at) * kRows, rows = std::min(row + kRows, p_.rows) - row;
         if (p_.symmetric && row + rows <= column) continue;
@@ -153,7 +157,7 @@ class Multiplier {
         for (int64_t r = 0; r < rows; ++r) {
           float* sums = tile + r * kPanel;
           if (p_.a_scale != nullptr) {
-            const float row_scale = p_.a_scale[row + r];
+            const float row_scale = p_.a_scale[a_row(row + r)];
             for (int c = 0; c < kPanel; ++c) sums[c] *= row_scale * scale[c];
           }
           const int64_t under = p_.symmetric ? std::min(width, row + r - column + 1) : width;
@@ -216,6 +220,104 @@ void norms_of_rows(const Parallel& parallel, DType dtype, const Matrix& m, int64
 }
 
 template <class V>
+void load_row(DType dtype, const Matrix& m, int64_t row, int64_t width, uint32_t* units) {
+  const int64_t size = dtype == DType::kFloat32 ? 4 : 2;
+  const int64_t count = load_units<V>(element(m, row * m.row_stride, size), dtype, width, m.col_stride, units);
+  for (int64_t i = ceil_div(count, V::kWidth) * V::kWidth; i < unit_stride(width); ++i) units[i] = 0;
+}
+
+// sums[j][i] += the kWidth partial sums of <a_i, b_j> over `units` units.
+template <class V, int kCount>
+void add_dots(const uint32_t* a, const uint32_t* b, int64_t stride, int64_t units, float* sums) {
+  typename V::Reg acc[kCount][kDotRows];
+#pragma GCC unroll 8
+  for (int j = 0; j < kCount; ++j) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kDotRows; ++i) acc[j][i] = V::zero();
+  }
+  for (int64_t k = 0; k < units; k += V::kWidth) {
+    typename V::Reg av[kDotRows];
+#pragma GCC unroll 4
+    for (int i = 0; i < kDotRows; ++i) av[i] = V::load(a + i * stride + k);
+#pragma GCC unroll 8
+    for (int j = 0; j < kCount; ++j) {
+      const typename V::Reg bv = V::load(b + j * stride + k);
+#pragma GCC unroll 4
+      for (int i = 0; i < kDotRows; ++i) acc[j][i] = V::dot(av[i], bv, acc[j][i]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < kCount; ++j) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kDotRows; ++i) {
+      float* at = sums + (j * kDotRows + i) * V::kWidth;
+      V::store(at, V::add(V::load(reinterpret_cast<uint32_t*>(at)), acc[j][i]));
+    }
+  }
+}
+
+template <class V>
+void dots(const uint32_t* a, const uint32_t* b, int64_t count, int64_t width, float* out) {
+  constexpr int64_t kChunk = 1024;                // units: so much of a's rows stays in the first-level cache
+  constexpr int kMost = V::kWidth >= 16 ? 6 : 2;  // columns whose sums fit into registers
+  const int64_t stride = unit_stride(width), units = V::kPairs ? ceil_div(width, 2) : width;
+  alignas(64) float sums[kDotColumns * kDotRows * V::kWidth] = {};
+  for (int64_t k = 0; k < units; k += kChunk) {
+    const int64_t some = std::min(kChunk, units - k);
+    int64_t j = 0;
+    for (; j + kMost <= count; j += kMost) {
+      add_dots<V, kMost>(a + k, b + j * stride + k, stride, some, sums + j * kDotRows * V::kWidth);
+    }
+    const uint32_t* left = b + j * stride + k;
+    float* at = sums + j * kDotRows * V::kWidth;
+    if (count - j >= 4) {
+      add_dots<V, 4>(a + k, left, stride, some, at);
+      left += 4 * stride, at += 4 * kDotRows * V::kWidth, j += 4;
+    }
+    if (count - j == 3) add_dots<V, 3>(a + k, left, stride, some, at);
+    if (count - j == 2) add_dots<V, 2>(a + k, left, stride, some, at);
+    if (count - j == 1) add_dots<V, 1>(a + k, left, stride, some, at);
+  }
+  for (int64_t j = 0; j < count; ++j) {
+    for (int i = 0; i < kDotRows; ++i) {
+      float* lanes = sums + (j * kDotRows + i) * V::kWidth;
+      for (int w = V::kWidth / 2; w > 0; w /= 2) {
+        for (int l = 0; l < w; ++l) lanes[l] += lanes[l + w];
+      }
+      out[i * count + j] = lanes[0];
+    }
+  }
+}
+
+template <class V>
+void combine(const float* rows, int64_t stride, int64_t count, int64_t j, int64_t n, float* out) {
+  constexpr int kVectors = 64 / V::kWidth < 8 ? 64 / V::kWidth : 8;
+  for (int64_t i = 0; i < n; i += kVectors * V::kWidth) {
+    typename V::Reg acc[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) acc[v] = V::zero();
+    for (int64_t t = 0; t < count; ++t) {
+      const auto* row = reinterpret_cast<const uint32_t*>(rows + t * stride);
+      const typename V::Reg factor = V::broadcast(row + j);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) acc[v] = V::dot(factor, V::load(row + i + v * V::kWidth), acc[v]);
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) V::store(out + i + v * V::kWidth, acc[v]);
+  }
+}
+
+template <class V>
+int64_t argmax(const float* values, int64_t n) {
+  int32_t highest = INT32_MIN;
+  for (int64_t i = 0; i < n; ++i) highest = std::max(highest, max_key(values[i]));
+  int64_t i = 0;
+  while (max_key(values[i]) != highest) ++i;
+  return i;
+}
+
+// V holds the units of the inputs, F floats.
+template <class V, class F>
 constexpr ProductKernels kernels() {
-  return {product_rows<V>, norms_of_rows<V>};
+  return {product_rows<V>, norms_of_rows<V>, load_row<V>, dots<V>, combine<F>, argmax<F>};
 }

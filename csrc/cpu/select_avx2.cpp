@@ -11,8 +11,6 @@ namespace vtkernels::cpu {
 namespace {
 
 #include "select_scalar.inl"
-//
-#include "select_kernel.inl"
 
 }  // namespace
 

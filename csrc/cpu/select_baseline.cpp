@@ -8,8 +8,6 @@ namespace vtkernels::cpu {
 namespace {
 
 #include "select_scalar.inl"
-//
-#include "select_kernel.inl"
 
 }  // namespace
 

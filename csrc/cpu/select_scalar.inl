@@ -1,4 +1,4 @@
-// Compaction without vector instructions for it, branch-free.
+// The kernel with compaction that needs no vector instructions, branch-free.
 struct V {
   static int64_t keep(const uint32_t* keys, int64_t n, uint32_t first, uint32_t last, uint32_t* to) {
     int64_t count = 0;
@@ -18,3 +18,5 @@ struct V {
     return count;
   }
 };
+
+#include "select_kernel.inl"

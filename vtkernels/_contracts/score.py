@@ -103,6 +103,7 @@ def attention_scores_varlen(query: Tensor, key: Tensor, cu_seqlens_q: Tensor, cu
         check.rank(op, "key", key, "blocks, Hkv, block_size, d" if kv_layout == "HND" else
                    "blocks, block_size, Hkv, d")
         head = 1 if kv_layout == "HND" else 2
+        check.in_range(op, "key", key.shape[3 - head], 1, 2**31 - 1, "block_size")
         check.dense(op, "block_table", block_table)
         if block_table.dtype != torch.int32:
             check.fail(TypeError, op, "block_table", f"a tensor of {check.names([block_table.dtype])}", "int32")
@@ -127,7 +128,9 @@ def _check_attention(op: str, query: Tensor, key: Tensor, reduce_rows: str, redu
         check.fail(TypeError, op, "key", f"a tensor of {check.names([key.dtype])}",
                    f"the dtype of `query` ({check.names([query.dtype])})")
     check.same_device(op, "key", key, "query", query)
-    check.size(op, "key", key.shape[-1] if key.dim() else 0, query.shape[-1] if query.dim() else 0, "d")
+    width = query.shape[-1] if query.dim() else 0
+    check.in_range(op, "query", width, 1, 2**31 - 1, "d, its last dimension")
+    check.size(op, "key", key.shape[-1] if key.dim() else 0, width, "d")
     check.choice(op, "reduce_rows", reduce_rows, ROW_REDUCTIONS)
     check.choice(op, "reduce_heads", reduce_heads, HEAD_REDUCTIONS)
     if logits and lse is not None:
@@ -135,7 +138,8 @@ def _check_attention(op: str, query: Tensor, key: Tensor, reduce_rows: str, redu
 
 
 def _check_heads(op: str, query_heads: Any, key_heads: Any) -> None:
-    if key_heads < 1 or query_heads % key_heads != 0:
+    check.in_range(op, "key", key_heads, 1, 2**31 - 1, "its heads")
+    if query_heads < 1 or query_heads % key_heads != 0:
         check.fail(ValueError, op, "query", f"of {query_heads} heads", f"a multiple of the {key_heads} heads of `key`")
 
 

@@ -164,9 +164,8 @@ def match_bipartite(tokens: Tensor, r: int, *, stride: int = 2, protected: int =
     batch, n, _ = tokens.shape
     check.in_range(op, "stride", stride, 2, max(2, n), "every stride-th token is a target")
     check.in_range(op, "protected", protected, 0, n, "leading tokens that are never merged")
-    free = n - protected
-    targets = (free + stride - 1) // stride
-    sources = free - targets
+    targets = n // stride - protected // stride
+    sources = n - protected - targets if targets else 0
     check.in_range(op, "r", r, 0, sources, "the sources: tokens that are neither protected nor targets")
     if source_bias is not None:
         _check_scores(op, source_bias, "B, N", "source_bias")
@@ -180,7 +179,8 @@ def match_bipartite(tokens: Tensor, r: int, *, stride: int = 2, protected: int =
 
 def _check_clusters(op: str, features: Tensor, clusters: Any) -> None:
     _check_features(op, features)
-    check.in_range(op, "clusters", clusters, 1, max(1, features.shape[1]), "the row has N tokens")
+    n = features.shape[1]
+    check.in_range(op, "clusters", clusters, 1 if n else 0, n, "the row has N tokens")
 
 
 def cluster_density_peaks(features: Tensor, clusters: int, *, neighbours: int = 5) -> tuple[Spec, Spec]:

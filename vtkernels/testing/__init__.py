@@ -7,6 +7,12 @@ same dtype; selection is judged exactly, on the scores that the backend itself r
 
 from collections.abc import Callable, Iterator
 
+from .attention import (
+    assert_attention_scores,
+    assert_attention_scores_varlen,
+    attention_samples,
+    attention_varlen_samples,
+)
 from .base import Sample, bytes_of, clustered, hostile_tokens, rand, run
 from .compact import (
     assert_gather_kv,
@@ -17,8 +23,17 @@ from .compact import (
     merge_samples,
     oracle_rows,
 )
+from .diverse import assert_diverse, diverse_samples
 from .fused import assert_prune_topk, assert_prune_topk_varlen, prune_samples, varlen_samples
-from .score import assert_scores, oracle_similarity, score_samples
+from .score import (
+    assert_scores,
+    assert_softmax,
+    assert_topm,
+    oracle_similarity,
+    score_samples,
+    softmax_samples,
+    topm_samples,
+)
 from .select import oracle_topk, topk_samples
 from .temporal import (
     assert_residual,
@@ -29,13 +44,18 @@ from .temporal import (
     temporal_samples,
 )
 
-__all__ = ["SAMPLES", "Sample", "assert_merge_tokens", "assert_prune_topk", "assert_residual", "assert_row_statistics", "assert_scores",
-           "assert_temporal", "bytes_of", "clustered", "hostile_tokens", "oracle_rows", "oracle_similarity",
+__all__ = ["SAMPLES", "Sample", "assert_diverse", "assert_attention_scores", "assert_attention_scores_varlen", "assert_merge_tokens", "assert_prune_topk", "assert_residual", "assert_row_statistics", "assert_scores", "assert_softmax",
+           "assert_temporal", "assert_topm", "bytes_of", "clustered", "hostile_tokens", "oracle_rows", "oracle_similarity",
            "oracle_topk", "rand", "run"]
 
 SAMPLES: dict[str, Callable[..., Iterator[Sample]]] = {
     "prototype_scores": score_samples,
+    "prototype_topm": topm_samples,
+    "prototype_softmax_scores": softmax_samples,
+    "attention_scores": attention_samples,
+    "attention_scores_varlen": attention_varlen_samples,
     "select_topk": topk_samples,
+    "select_diverse": diverse_samples,
     "gather_tokens": gather_tokens_samples,
     "gather_kv": gather_kv_samples,
     "merge_tokens": merge_samples,
@@ -48,6 +68,9 @@ SAMPLES: dict[str, Callable[..., Iterator[Sample]]] = {
 
 # For each op, the check of its outputs (on the host) for a call.
 CHECKS: dict[str, Callable[..., None]] = {
+    "select_diverse": assert_diverse,
+    "attention_scores": assert_attention_scores,
+    "attention_scores_varlen": assert_attention_scores_varlen,
     "gather_tokens": assert_gather_tokens,
     "gather_kv": assert_gather_kv,
     "merge_tokens": assert_merge_tokens,

@@ -23,6 +23,8 @@ SCORE = ("block_n", "block_p", "block_d", "num_warps", "num_stages")
 PRUNE = (*SCORE, "path", "select_block", "block_rows", "block_bytes", "programs_per_sm")
 FIELDS = {
     "prototype_scores": SCORE,
+    "prototype_topm": SCORE,
+    "prototype_softmax_scores": SCORE,
     "select_topk": ("select_block", "num_warps", "num_stages"),
     "gather_tokens": GATHER,
     "gather_kv": GATHER,

@@ -13,15 +13,33 @@ def reciprocal_norms(x: Tensor) -> Tensor:
     return torch.where(squares.isfinite(), rnorm, torch.nan)
 
 
-def prototype_scores(tokens: Tensor, prototypes: Tensor, *, metric: str = "cosine",
-                     prototype_rnorm: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    similarity = tokens.float() @ prototypes.float().T  # [.., P]
+def similarities(tokens: Tensor, prototypes: Tensor, metric: str, prototype_rnorm: Tensor | None) -> Tensor:
+    """[.., P]: what decides which prototype is nearest; the norm of the token, which they share, is left out."""
+    x, p = tokens.float(), prototypes.float()
+    if prototypes.dim() == 3:
+        products = (x[..., None, :] @ p.mT)[..., 0, :]  # [.., G, 1, d] @ [G, d, P]
+    else:
+        products = x @ p.T
     if metric == "cosine":
-        similarity = similarity * (reciprocal_norms(prototypes) if prototype_rnorm is None else prototype_rnorm)
-    best = similarity.amax(-1)  # NaN if any similarity is NaN
-    hit = (similarity == best[..., None]) | similarity.isnan()
-    count = prototypes.shape[0]
-    argmax = torch.where(hit, torch.arange(count, device=tokens.device), count).amin(-1)
+        return products * (reciprocal_norms(p) if prototype_rnorm is None else prototype_rnorm)
+    return products - 0.5 * p.square().sum(-1) if metric == "l2" else products
+
+
+def finish(best: Tensor, tokens: Tensor, metric: str) -> Tensor:
+    """The scores of similarities of tokens [.., D]."""
     if metric == "cosine":
         best = best * reciprocal_norms(tokens)
-    return best + 0.0, argmax  # + 0.0 turns -0 into +0
+    elif metric == "l2":
+        best = 2 * best - tokens.float().square().sum(-1)
+        best = torch.where(best > 0, 0.0, best)
+    return best + 0.0  # turns -0 into +0
+
+
+def prototype_scores(tokens: Tensor, prototypes: Tensor, *, metric: str = "cosine",
+                     prototype_rnorm: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    similarity = similarities(tokens, prototypes, metric, prototype_rnorm)
+    best = similarity.amax(-1)  # NaN if any similarity is NaN
+    hit = (similarity == best[..., None]) | similarity.isnan()
+    count = prototypes.shape[-2]
+    argmax = torch.where(hit, torch.arange(count, device=tokens.device), count).amin(-1)
+    return finish(best, tokens, metric), argmax

@@ -1,0 +1,103 @@
+"""select_diverse on the backends of the CPU: every pick attains the maximum, exactly where arithmetic is exact."""
+
+import pytest
+import torch
+from helpers import assert_contract, assert_refused, run_out, samples
+
+from vtkernels import _library, testing
+from vtkernels.testing.diverse import oracle_diverse, signs
+
+OP = "select_diverse"
+OBJECTIVES = ("max_min", "max_sum", "dpp")
+
+
+@samples(OP)
+def test_picks(backend, sample):
+    outs = testing.run(OP, backend, *sample.args, **sample.kwargs)
+    assert_contract(OP, outs, sample)
+    testing.assert_diverse(outs, *sample.args, **sample.kwargs)
+    if "exact" in sample.name:
+        assert outs[0].tolist() == oracle_diverse(*sample.args, **sample.kwargs)
+
+
+@samples(OP)
+def test_out_variant_equals_functional(backend, sample):
+    status = torch.zeros(1, dtype=torch.int32)
+    outs = run_out(OP, backend, sample, torch.int32, status=status)
+    for out, want in zip(outs, testing.run(OP, backend, *sample.args, **sample.kwargs), strict=True):
+        assert out.tolist() == want.tolist()
+    assert status.item() == (_library.STATUS_BAD_INDEX if "bad-seeds" in sample.name else 0)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_row_does_not_depend_on_its_neighbours(backend, objective):
+    x = testing.clustered(9 * 150, 40).view(9, 150, 40)
+    together = testing.run(OP, backend, x, 40, objective=objective)
+    for b in (0, 4, 8):
+        alone = testing.run(OP, backend, x[b:b + 1], 40, objective=objective)
+        assert torch.equal(alone[0], together[0][b:b + 1])
+        again = testing.run(OP, backend, x[b:b + 1], 40, objective=objective)
+        assert torch.equal(alone[0], again[0])
+
+
+@pytest.mark.parametrize(("n", "d", "k"), [(700, 64, 300), (387, 257, 387)])
+def test_the_lazy_comparisons_of_max_min_change_nothing(n, d, k):
+    """Blocks, candidates and stale bounds on the CPU, with crowds of ties and without."""
+    exact = signs(1, n, 64)
+    exact[0, 5::9] = exact[0, 3]
+    for x in (exact, exact[:, :, ::4].half()):
+        assert testing.run(OP, "cpu", x, k)[0].tolist() == oracle_diverse(x, k)
+    for x in (testing.clustered(n, d)[None], testing.rand(1, n, d), testing.rand(1, n, d).cumsum(1)):
+        testing.assert_diverse(testing.run(OP, "cpu", x, k), x, k)
+
+
+def test_the_first_pick_of_max_min_is_the_token_whose_nearest_is_farthest(backend):
+    for seed in range(4):
+        x = testing.clustered(400, 16, centres=90, seed=seed)[None]
+        order, _ = testing.run(OP, backend, x, 1)
+        testing.assert_diverse((order, order), x, 1)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_norms_that_float32_can_just_hold(backend, objective):
+    x = testing.rand(1, 30, 16)
+    x[0, ::3] *= 1e18
+    x[0, 1::3] *= 1e-18
+    testing.assert_diverse(testing.run(OP, backend, x, 16, objective=objective), x, 16, objective=objective)
+
+
+X = testing.rand(2, 20, 8)
+DPP = {"objective": "dpp"}
+
+
+@pytest.mark.parametrize(("args", "kwargs", "arg", "got"), [
+    ((X, 21), {}, "k", "21"),
+    ((X, -1), {}, "k", "-1"),
+    ((X[0], 1), {}, "features", "(20, 8)"),
+    ((X.double(), 1), {}, "features", "float64"),
+    ((X, 1), {"objective": "max"}, "objective", "'max'"),
+    ((X, 1), {"relevance": torch.ones(2, 20)}, "relevance", "given"),
+    ((X, 1), {**DPP, "relevance": torch.ones(2, 20).half()}, "relevance", "float16"),
+    ((X, 1), {**DPP, "relevance": torch.ones(20)}, "relevance", "(20,)"),
+    ((X, 1), {**DPP, "relevance": torch.ones(1, 20)}, "relevance", "1"),
+    ((X, 1), {**DPP, "relevance": torch.ones(2, 19)}, "relevance", "19"),
+    ((X, 1), {**DPP, "seeds": torch.zeros(2, 1, dtype=torch.int64)}, "seeds", "given"),
+    ((X, 1), {"seeds": torch.zeros(2, 2, dtype=torch.int64)}, "seeds", "2"),
+    ((X, 1), {"seeds": torch.zeros(2, 1)}, "seeds", "float32"),
+    ((X, 1), {"seeds": torch.zeros(2, dtype=torch.int64)}, "seeds", "(2,)"),
+    ((X, 1), {"seeds": torch.zeros(3, 1, dtype=torch.int64)}, "seeds", "3"),
+])
+def test_bad_arguments(backend, args, kwargs, arg, got):
+    assert_refused(OP, backend, args, kwargs, arg, got)
+
+
+def test_a_status_word_of_another_dtype_is_refused(backend):
+    outs = {name: torch.empty(2, 3, dtype=torch.int64) for name in _library.OUT_ARGS[OP]}
+    assert_refused(f"{OP}.out", backend, (X, 3), {**outs, "status": torch.zeros(1)}, "status", "float32")
+
+
+def test_gradients_are_refused():
+    import vtkernels
+
+    with pytest.raises(RuntimeError, match="requires a gradient, which this op does not have"):
+        vtkernels.select_diverse(X.clone().requires_grad_(), 2)
