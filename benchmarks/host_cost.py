@@ -2,7 +2,9 @@
 
 The raw kernel is called through the C interface of `_C_cpu`, and what the foreign-function call itself costs is taken
 off: the same arguments to a C function that does nothing. So the difference holds everything above the kernel: torch's
-parsing of the Python arguments, dispatch, checks, allocation of the outputs.
+parsing of the Python arguments, dispatch, checks, allocation of the outputs. Beside it stands torch's own part, the
+call of a C++ op with the same schema and an empty body; the rest is ours. It includes what the kernels lose when they
+no longer run back to back, with all of the first-level caches to themselves.
 """
 
 import argparse
@@ -10,12 +12,15 @@ import ctypes
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
-from vtkernels import _dispatch, _native
+from vtkernels import _dispatch, _library, _native
 from vtkernels.testing import rand
+
+from . import empty_ops
 
 LIMIT_US = 3.0
 REPEATS, CALLS = 200, 200  # short batches, so that some fall into a quiet moment of the machine
@@ -85,17 +90,27 @@ STAGES = {
 
 
 def measure_cpu() -> list[dict[str, Any]]:
-    """A row per op of the native CPU backend. Raises `RuntimeError` where it is not built."""
+    """Two rows per op of the native CPU backend: functional and `.out`. Raises `RuntimeError` where it is not built."""
     reason = _native.load("_C_cpu")
     if reason:
         raise RuntimeError(f"host cost needs the native CPU backend: {reason}")
     raw = raw_kernels_us(ctypes.CDLL(str(_native.path("_C_cpu"))))
+    calls = small_calls()
+    library = empty_ops.load([name + variant for name in calls for variant in ("", ".out")])
     rows = []
     with torch.inference_mode():
-        for name, args in small_calls().items():
-            total = lowest_us(_dispatch.function(name, "cpu"), *args)
+        for name, args in calls.items():
             kernel = sum(raw[stage] * count for stage, count in STAGES[name].items())
-            rows.append({"op": name, "call_us": total, "kernel_us": kernel, "host_us": total - kernel})
+            op, empty = _dispatch.function(name, "cpu"), getattr(torch.ops.vtkernels_empty, name)
+            results = op(*args)
+            results = results if isinstance(results, tuple) else (results,)
+            outs = dict(zip(_library.OUT_ARGS[name], results, strict=True))
+            for variant, run, base, buffers in (("", op, empty.default, {}),
+                                                (".out", _dispatch.function(f"{name}.out", "cpu"), empty.out, outs)):
+                total, torch_us = (lowest_us(partial(f, *args, **buffers)) for f in (run, base))
+                rows.append({"op": name + variant, "call_us": total, "kernel_us": kernel, "host_us": total - kernel,
+                             "torch_us": torch_us, "ours_us": total - kernel - torch_us})
+    del library
     return rows
 
 
@@ -120,10 +135,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"host_cost: {error}", file=sys.stderr)
         return 2
     print(f"host cost of a small call, us (limit {LIMIT_US:g}; lowest of {REPEATS} means of {CALLS} calls)")
-    print(f"{'op':20}  {'call':>7}  {'raw kernels':>11}  {'host cost':>9}")
+    print(f"{'op':22}  {'call':>7}  {'raw kernels':>11}  {'host cost':>9}  {'torch':>7}  {'ours':>7}")
     for row in rows:
         verdict = "" if row["host_us"] <= LIMIT_US else f"  over the limit of {LIMIT_US:g}"
-        print(f"{row['op']:20}  {row['call_us']:7.2f}  {row['kernel_us']:11.2f}  {row['host_us']:9.2f}{verdict}")
+        print(f"{row['op']:22}  {row['call_us']:7.2f}  {row['kernel_us']:11.2f}  {row['host_us']:9.2f}"
+              f"  {row['torch_us']:7.2f}  {row['ours_us']:7.2f}{verdict}")
+    print("host cost = call - raw kernels = torch (an empty op of the same schema) + ours")
     print("for comparison, whole calls of torch's own ops: "
           + ", ".join(f"{name} {us:.2f}" for name, us in yardsticks_us().items()))
     return 0

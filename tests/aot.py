@@ -21,7 +21,7 @@ ARCHS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942")
 SHARED_LIMIT = {"sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99, "gfx942": 64}
 REGISTER_LIMIT = {arch: 512 if arch.startswith("gfx") else 255 for arch in ARCHS}
 POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int32: "*i32",
-            torch.int64: "*i64"}
+            torch.int64: "*i64", torch.uint8: "*u8"}
 
 
 class Launch(NamedTuple):

@@ -7,7 +7,6 @@ from helpers import assert_contract, assert_same_bytes, run_out
 import vtkernels
 from vtkernels import _library, testing
 
-
 CASES = [pytest.param(op, s, id=f"{op}-{s.name}") for op in ("gather_tokens", "gather_kv") for s in testing.SAMPLES[op]()]
 
 

@@ -26,7 +26,8 @@ SCORING = {"prototype_scores", "prune_topk", "prune_topk_varlen"}
 VARIANTS = (("prune_topk", "bfloat16", 0, "options"), ("prune_topk", "bfloat16", 0, "strided"),
             ("prune_topk", "bfloat16", 0, "layers"), ("prune_topk", "bfloat16", 0, "bytes"),
             ("prune_topk", "float32", 3, "strided"), ("prune_topk_varlen", "bfloat16", 0, "options"),
-            ("prototype_scores", "bfloat16", 0, "strided"), ("prototype_scores", "float32", 3, "strided"))
+            ("prototype_scores", "bfloat16", 0, "strided"), ("prototype_scores", "float32", 3, "strided"),
+            ("prototype_scores", "bfloat16", 0, "l2"), ("prototype_scores", "float32", 3, "l2"))
 
 
 class Case(NamedTuple):
@@ -79,7 +80,8 @@ def launches(case: Case) -> list[aot.Launch]:
             from vtkernels.score.prototype_scores.triton import prototype_scores_out
 
             scores, argmax = _library.allocate(_library.CONTRACTS["prototype_scores"](hidden, prototypes))
-            prototype_scores_out(hidden, prototypes, scores=scores, argmax=argmax)
+            prototype_scores_out(hidden, prototypes, metric="l2" if case.variant == "l2" else "cosine", scores=scores,
+                                 argmax=argmax)
         elif case.op == "select_topk":
             from vtkernels.select.select_topk.triton import select_topk_out
 

@@ -4,10 +4,14 @@ from . import _dispatch, attend, nn, prototypes
 from ._dispatch import explain
 from ._library import workspace_size
 from ._version import __version__
+from .attend.argmax_attention import argmax_attention
+from .attend.cell_attention import cell_attention
+from .compact.compact_kv_paged import compact_kv_paged
 from .compact.gather_kv import gather_kv
 from .compact.gather_tokens import gather_tokens
 from .compact.merge_tokens import merge_assignment, merge_tokens, unmerge_tokens
 from .fused.prune_topk import prune_topk
+from .fused.prune_topk_paged import prune_topk_paged
 from .fused.prune_topk_varlen import prune_topk_varlen
 from .score.attention_scores import attention_scores
 from .score.attention_scores_varlen import attention_scores_varlen
@@ -32,12 +36,15 @@ from .select.select_topk_varlen import select_topk_varlen
 __all__ = [
     "__version__",
     "allocate_budget",
+    "argmax_attention",
     "attend",
     "attention_scores",
     "attention_scores_varlen",
+    "cell_attention",
     "cluster_density_peaks",
     "cluster_kmeans",
     "cluster_kmedoids",
+    "compact_kv_paged",
     "explain",
     "gather_kv",
     "gather_tokens",
@@ -51,6 +58,7 @@ __all__ = [
     "prototype_topm",
     "prototypes",
     "prune_topk",
+    "prune_topk_paged",
     "prune_topk_varlen",
     "row_statistics",
     "select_diverse",

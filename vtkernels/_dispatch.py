@@ -22,8 +22,10 @@ _OPS_OF_STAGE = {
     "select": ("select_topk", "select_topk_varlen", "select_quota", "select_threshold", "select_top_p",
                "allocate_budget", "select_diverse", "match_bipartite", "cluster_density_peaks", "cluster_kmeans",
                "cluster_kmedoids"),
-    "compact": ("gather_tokens", "gather_kv", "merge_tokens"),
-    "fused": ("prune_topk", "prune_topk_varlen"),
+    "compact": ("gather_tokens", "gather_kv", "merge_tokens", "pool_span", "shuffle_tokens", "unshuffle_tokens",
+                "quantize_kv", "dequantize_kv", "compact_kv_paged"),
+    "attend": ("cell_attention", "argmax_attention"),
+    "fused": ("prune_topk", "prune_topk_varlen", "prune_topk_paged"),
 }
 STAGES = {op: stage for stage, ops in _OPS_OF_STAGE.items() for op in ops}
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import _checks as check
-from ._contracts import compact, fused, score, select
+from ._contracts import attend, compact, fused, score, select
 from ._contracts.fused import workspace_size
 from ._contracts.spec import Spec, allocate
 
@@ -27,6 +27,10 @@ _REDUCE = "str reduce_rows='mean', str reduce_heads='mean', bool logits=False"
 _MASKS = "Tensor? protected=None, Tensor? excluded=None, str order='index'"
 # torch's schema language has no default for a list of tensors, so "no caches" is None.
 _KV = "Tensor[]? kv=None, *, bool keep_similar=False"
+# Pools of pages, changed in place.
+_PAGES = "Tensor(k!)[] kv, Tensor block_table, Tensor seq_lens"
+_PAGE_OPTIONS = "Tensor? dst_block_table=None, str kv_layout='NHD', bool allow_shared=False"
+_PAGE_RESULTS = "Tensor out_seq_lens, Tensor out_slot_mapping, Tensor out_freed_blocks"
 
 # Arguments of each op, then its outputs. The `.out` variant takes each output as a buffer of the same name.
 _OPS: dict[str, tuple[str, str]] = {
@@ -65,6 +69,20 @@ _OPS: dict[str, tuple[str, str]] = {
     "gather_kv": ("Tensor[] kv, Tensor indices, *, str kv_layout='HND'", "Tensor[] out"),
     "merge_tokens": ("Tensor tokens, Tensor assignment, SymInt groups, *, Tensor? weights=None, str reduce='mean'",
                      "Tensor out_tokens, Tensor out_sizes"),
+    "compact_kv_paged": (f"{_PAGES}, Tensor indices, *, Tensor? counts=None, {_PAGE_OPTIONS}", _PAGE_RESULTS),
+    "cell_attention": ("Tensor query, Tensor key, Tensor value, SymInt grid_width, SymInt cell, *, float? scale=None",
+                       "Tensor out"),
+    "argmax_attention": ("Tensor query, Tensor key, *, Tensor? allowed=None", "Tensor out, Tensor out_indices"),
+    "pool_span": ("Tensor tokens, SymInt window, *, SymInt window_width=0, SymInt grid_width=0, SymInt span_start=0, "
+                  "SymInt span_len=-1, bool ceil=False", "Tensor out"),
+    "shuffle_tokens": ("Tensor tokens, SymInt grid_width, SymInt factor=2, *, str order='window'", "Tensor out"),
+    "unshuffle_tokens": ("Tensor tokens, SymInt grid_width, SymInt factor=2, *, str order='window'", "Tensor out"),
+    "quantize_kv": ("Tensor key, Tensor value, Tensor[] indices, int[] bits",
+                    "Tensor[] out_key_codes, Tensor[] out_key_params, Tensor[] out_value_codes, "
+                    "Tensor[] out_value_params, Tensor[] out_value_scales"),
+    "dequantize_kv": ("Tensor[] key_codes, Tensor[] key_params, Tensor[] value_codes, Tensor[] value_params, "
+                      "Tensor[] value_scales, Tensor[] indices, int[] bits, SymInt tokens, *, ScalarType dtype",
+                      "Tensor out_key, Tensor out_value"),
     "prune_topk": (f"Tensor hidden, Tensor prototypes, SymInt k, {_KV}, SymInt span_start=0, SymInt span_len=-1, "
                    f"Tensor? span_starts=None, {_RNORM}, str kv_layout='HND'",
                    "Tensor out_hidden, Tensor[] out_kv, Tensor out_indices, Tensor out_scores"),
@@ -72,25 +90,34 @@ _OPS: dict[str, tuple[str, str]] = {
                           f"Tensor? span_starts=None, Tensor? span_lens=None, {_RNORM}, str kv_layout='HND'",
                           "Tensor out_hidden, Tensor[] out_kv, Tensor out_indices, Tensor out_scores, "
                           "Tensor out_cu_seqlens"),
+    "prune_topk_paged": (f"Tensor hidden, Tensor prototypes, Tensor cu_seqlens, Tensor k, SymInt total_out, {_PAGES}, "
+                         f"*, bool keep_similar=False, Tensor? context_lens=None, Tensor? span_starts=None, "
+                         f"Tensor? span_lens=None, {_RNORM}, {_PAGE_OPTIONS}",
+                         f"Tensor out_hidden, Tensor out_indices, Tensor out_scores, Tensor out_cu_seqlens, "
+                         f"{_PAGE_RESULTS}"),
 }
 
 # Ops that keep counters in device memory: their `.out` takes zeroed int32 words and leaves them zeroed.
 WORKSPACE: dict[str, Callable[..., Any]] = {
     "prune_topk": lambda hidden, *_, **__: workspace_size(hidden.shape[0]),
     "prune_topk_varlen": lambda hidden, prototypes, cu_seqlens, k, *_, **__: workspace_size(k.shape[0]),
+    "prune_topk_paged": lambda hidden, prototypes, cu_seqlens, k, *_, **__: workspace_size(k.shape[0]),
 }
 # Ops that read indices, spans or lengths on the device: their `.out` takes a status word.
 STATUS = {"attention_scores_varlen", "select_topk_varlen", "select_quota", "select_diverse", "gather_tokens",
-          "gather_kv", "merge_tokens", *WORKSPACE}
+          "gather_kv", "merge_tokens", "compact_kv_paged", *WORKSPACE}
 
 # Ops with kernels in CUDA C++, for engines without Triton.
-CUDA_OPS = {"prototype_scores", "select_topk", "gather_tokens", "gather_kv", "prune_topk", "prune_topk_varlen"}
+CUDA_OPS = {"prototype_scores", "select_topk", "gather_tokens", "gather_kv", "compact_kv_paged", "prune_topk",
+            "prune_topk_varlen"}
 
 # Bits that an op with a `status` word (int32 [1]) ORs into it when device-side metadata was out of range.
 STATUS_BAD_INDEX = 1      # an index outside its row: that output row is zero-filled
 STATUS_BAD_SPAN = 2       # a span outside its row or a k outside the span: clamped
 STATUS_BAD_SEQLENS = 4    # cu_seqlens not starting at 0, decreasing, or past T: clamped
 STATUS_TRUNCATED = 8      # more tokens kept than `total_out` holds: the rest is dropped
+STATUS_BAD_PAGE = 16      # a page number outside the pool: that row is left as it was
+STATUS_SHARED_PAGE = 32   # a page that must be the row's own is named twice: that row is left as it was
 
 
 def _schemas(op: str, args: str, outputs: str) -> dict[str, str]:
@@ -100,7 +127,7 @@ def _schemas(op: str, args: str, outputs: str) -> dict[str, str]:
     returned = returns[0].split()[0] if len(returns) == 1 else f"({', '.join(returns)})"
     kinds = results + ["Tensor? workspace"] * (op in WORKSPACE) + ["Tensor? status"] * (op in STATUS)
     written = []
-    for letter, kind in zip("abcdefgh", kinds, strict=False):
+    for letter, kind in zip("abcdefghij", kinds, strict=False):
         dtype, name = kind.split()
         mark = dtype.replace("Tensor", f"Tensor({letter}!)")
         written.append(f"{mark} {name}" + ("=None" if "?" in dtype else ""))
@@ -150,7 +177,7 @@ def _check_workspace(op: str, workspace: Tensor, words: Any, ref: Tensor) -> Non
 
 CONTRACTS: dict[str, Callable] = {}
 for _op in _OPS:
-    _contract = next(getattr(stage, _op) for stage in (score, select, compact, fused) if hasattr(stage, _op))
+    _contract = next(getattr(stage, _op) for stage in (score, select, compact, attend, fused) if hasattr(stage, _op))
     CONTRACTS |= {_op: _contract, f"{_op}.out": _out_contract(_op, _contract)}
 
 LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")

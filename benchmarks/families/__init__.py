@@ -1,7 +1,7 @@
 """Shapes, inputs, peers and checks of the ops, in a module per family."""
 
-from . import attention, cluster, diverse, prototypes, selection, temporal
+from . import attend, attention, cluster, diverse, prototypes, selection, temporal
 from .family import Family
 
-OPS: dict[str, Family] = {**attention.OPS, **temporal.OPS, **prototypes.OPS, **selection.OPS, **diverse.OPS,
+OPS: dict[str, Family] = {**attend.OPS, **attention.OPS, **temporal.OPS, **prototypes.OPS, **selection.OPS, **diverse.OPS,
                           **cluster.OPS}

@@ -9,18 +9,18 @@ VTK_TARGET("avx2,fma,f16c")
 namespace vtkernels::cpu {
 namespace {
 
-namespace score {
+namespace lanes {
 #include "score_avx2.h"
 }
 // after the vector type
 #include "attention_exp2.inl"
 
-struct V : score::V {
+struct V : lanes::V {
   using Int = int32_t __attribute__((vector_size(32)));
   static constexpr int kKeys = 6;
 
   static Reg load(const float* from) { return _mm256_loadu_ps(from); }
-  static Reg load(const uint32_t* from) { return score::V::load(from); }
+  static Reg load(const uint32_t* from) { return lanes::V::load(from); }
   static Reg broadcast(const float* from) { return _mm256_broadcast_ss(from); }
   static Reg set1(float x) { return _mm256_set1_ps(x); }
   static Reg max(Reg a, Reg b) { return _mm256_max_ps(a, b); }

@@ -31,11 +31,12 @@ struct V : Float {
     return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ), yes);
   }
   static float sum(Reg x) { return _mm512_reduce_add_ps(x); }
-  // The clamp keeps NaN, and a difference of infinities from making one.
+  // What would be denormal is 0; NaN stays NaN, +inf stays +inf.
   static Reg exp2(Reg x) {
-    x = _mm512_min_ps(set1(200.0f), _mm512_max_ps(set1(-200.0f), x));
+    const __mmask16 normal = _mm512_cmp_ps_mask(x, set1(-126.0f), _CMP_NLT_UQ);
+    x = _mm512_min_ps(set1(200.0f), x);
     const Reg n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    return _mm512_scalef_ps(exp2_polynomial<V>(_mm512_sub_ps(x, n)), n);
+    return _mm512_maskz_scalef_ps(normal, exp2_polynomial<V>(_mm512_sub_ps(x, n)), n);
   }
 };
 

@@ -8,13 +8,13 @@
 namespace vtkernels::cpu {
 namespace {
 
-namespace score {
+namespace lanes {
 #include "score_baseline.h"
 }
 // after the vector type
 #include "attention_exp2.inl"
 
-struct V : score::V {
+struct V : lanes::V {
   using Int = int32_t __attribute__((vector_size(16)));
   static constexpr int kKeys = 4;
 
@@ -23,7 +23,7 @@ struct V : score::V {
     memcpy(&x, from, sizeof x);
     return x;
   }
-  static Reg load(const uint32_t* from) { return score::V::load(from); }
+  static Reg load(const uint32_t* from) { return lanes::V::load(from); }
   static Reg broadcast(const float* from) { return set1(*from); }
   static Reg set1(float x) { return Reg{x, x, x, x}; }
   static Reg max(Reg a, Reg b) { return a > b ? a : b; }

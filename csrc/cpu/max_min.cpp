@@ -26,7 +26,16 @@ inline void lower(float& bound, float similarity) {
 class MaxMin {
  public:
   MaxMin(const Parallel& parallel, const DiverseProblem& problem, std::vector<int64_t>& order)
-      : parallel_(parallel), p_(problem), n_(p_.tokens), order_(order), rnorm_(n_), bound_(n_, kInfinity) {
+      : parallel_(parallel),
+        p_(problem),
+        kernels_(product_kernels(p_.dtype)),
+        n_(p_.tokens),
+        stride_(unit_stride(p_.width)),
+        direct_(rows_are_units(p_.dtype, p_.features, p_.width)),
+        order_(order),
+        rnorm_(n_),
+        bound_(n_, kInfinity),
+        units_(direct_ ? 0 : p_.k * stride_) {
     row_norms(parallel, p_.dtype, p_.features, n_, p_.width, true, rnorm_.data());
   }
 
@@ -103,12 +112,10 @@ class MaxMin {
   }
 
   // The open tokens of highest bound with all others. Returns them: their bounds are their distances now.
-  std::vector<int64_t> compare_candidates(std::vector<int64_t>& open, std::vector<float>& similarity) {
-    const auto better = [&](int64_t i, int64_t j) { return rank(bound_[i], i) > rank(bound_[j], j); };
-    const int64_t count = std::min<int64_t>(kCandidates, open.size());
-    std::nth_element(open.begin(), open.begin() + count - 1, open.end(), better);
-    const std::vector<int64_t> candidates(open.begin(), open.begin() + count);
-    open.erase(open.begin(), open.begin() + count);
+  std::vector<int64_t> compare_candidates(const std::vector<int64_t>& open, std::vector<float>& similarity) {
+    std::vector<int64_t> candidates = open;
+    keep_best(candidates, kCandidates);
+    const int64_t count = candidates.size();
     similarity.resize(std::max<int64_t>(similarity.size(), n_ * count));
     ProductProblem all = problem(n_, count, similarity.data());
     all.b_rows = candidates.data();
@@ -155,64 +162,96 @@ class MaxMin {
   }
 
   void pick_rest() {
-    const ProductKernels& kernels = product_kernels(p_.dtype);
-    stride_ = unit_stride(p_.width);
-    picks_.resize(p_.k * stride_);
     known_.assign(n_, 0);
     for (int64_t i = 0; i < n_; ++i) bound_[i] = has_norm(i) ? kInfinity : kNoNorm;
-    for (size_t s = 0; s < order_.size(); ++s) take(kernels, s);
+    for (int64_t pick : order_) take(pick);
     if (static_cast<int64_t>(order_.size()) == p_.k) return;
     std::vector<int64_t> batch(n_);
     for (int64_t i = 0; i < n_; ++i) batch[i] = i;
     for (int64_t s = 0; s < static_cast<int64_t>(order_.size()); s += kDotColumns) {
-      refresh(kernels, batch, s, std::min<int64_t>(s + kDotColumns, order_.size()));
+      refresh(batch, s, std::min<int64_t>(s + kDotColumns, order_.size()));
     }
     while (static_cast<int64_t>(order_.size()) < p_.k) {
-      const int64_t picked = order_.size(), best = kernels.argmax(bound_.data(), n_);
+      const int64_t picked = order_.size(), best = best_bound();
       if (known_[best] == picked || !has_norm(best)) {
         order_.push_back(best);
-        take(kernels, picked);
+        take(best);
         continue;
       }
-      // The tokens of highest bound that lag as much as the best one.
+      // The tokens of highest bound that lag about as much as the best one.
       const int64_t from = known_[best] / kDotColumns * kDotColumns, to = std::min(from + kDotColumns, picked);
       batch.clear();
-      for (int64_t i = 0; i < n_; ++i) {
+      for (int64_t i : leaders_) {
         if (known_[i] >= from && known_[i] < to && bound_[i] > kNoNorm) batch.push_back(i);
       }
-      if (static_cast<int64_t>(batch.size()) > kRefresh) {
-        std::nth_element(batch.begin(), batch.begin() + kRefresh, batch.end(),
-                         [&](int64_t i, int64_t j) { return rank(bound_[i], i) > rank(bound_[j], j); });
-        batch.resize(kRefresh);
-      }
+      keep_best(batch, kRefresh);
       int64_t begin = to;
       for (int64_t i : batch) begin = std::min(begin, known_[i]);
-      refresh(kernels, batch, begin, to);
+      refresh(batch, begin, to);
     }
   }
 
-  void take(const ProductKernels& kernels, int64_t s) {
-    kernels.load_row(p_.dtype, p_.features, order_[s], p_.width, picks_.data() + s * stride_);
-    bound_[order_[s]] = kPicked;
+  void keep_best(std::vector<int64_t>& tokens, int64_t count) const {
+    if (static_cast<int64_t>(tokens.size()) <= count) return;
+    std::nth_element(tokens.begin(), tokens.begin() + count, tokens.end(),
+                     [&](int64_t i, int64_t j) { return rank(bound_[i], i) > rank(bound_[j], j); });
+    tokens.resize(count);
+  }
+
+  // The token of highest bound. Bounds only fall, so it is a leader until all leaders have fallen under the level that
+  // the lowest of them had when they were chosen.
+  int64_t best_bound() {
+    constexpr int64_t kLeaders = 256;
+    int64_t best = best_leader();
+    if (best < level_) {
+      leaders_.resize(n_);
+      for (int64_t i = 0; i < n_; ++i) leaders_[i] = i;
+      keep_best(leaders_, kLeaders);
+      level_ = std::numeric_limits<int64_t>::max();
+      for (int64_t i : leaders_) level_ = std::min(level_, rank(bound_[i], i));
+      best = best_leader();
+    }
+    return ranked_index(best);
+  }
+
+  int64_t best_leader() const {
+    int64_t best = std::numeric_limits<int64_t>::min();
+    for (int64_t i : leaders_) best = std::max(best, rank(bound_[i], i));
+    return best;
+  }
+
+  void take(int64_t pick) {
+    bound_[pick] = kPicked;
+    if (direct_) {
+      picks_.push_back(static_cast<const uint32_t*>(element(pick)));
+      return;
+    }
+    uint32_t* units = units_.data() + picks_.size() * stride_;
+    kernels_.load_row(p_.dtype, p_.features, pick, p_.width, units);
+    picks_.push_back(units);
   }
 
   // Compares tokens with the picks [from, to).
-  void refresh(const ProductKernels& kernels, const std::vector<int64_t>& batch, int64_t from, int64_t to) {
+  void refresh(const std::vector<int64_t>& batch, int64_t from, int64_t to) {
     const int64_t size = batch.size(), count = to - from;
     parallel_(ceil_div(size, kDotRows), 1, [&](int64_t begin, int64_t end) {
-      uint32_t* rows = Scratch(kDotRows * stride_).take<uint32_t>(kDotRows * stride_);
+      uint32_t* units = direct_ ? nullptr : Scratch(kDotRows * stride_).take<uint32_t>(kDotRows * stride_);
+      const uint32_t* rows[kDotRows];
       float dots[kDotRows * kDotColumns];
       for (int64_t group = begin; group < end; ++group) {
         const int64_t* tokens = batch.data() + group * kDotRows;
         const int64_t here = std::min(kDotRows, size - group * kDotRows);
-        for (int64_t r = 0; r < here; ++r) {
-          kernels.load_row(p_.dtype, p_.features, tokens[r], p_.width, rows + r * stride_);
+        for (int64_t r = 0; r < kDotRows; ++r) {
+          const int64_t token = tokens[std::min(r, here - 1)];
+          rows[r] = direct_ ? static_cast<const uint32_t*>(element(token)) : units + r * stride_;
+          if (!direct_ && r < here) kernels_.load_row(p_.dtype, p_.features, token, p_.width, units + r * stride_);
         }
-        kernels.dots(rows, picks_.data() + from * stride_, count, p_.width, dots);
+        kernels_.dots(rows, picks_.data() + from, count, p_.width, dots);
         for (int64_t r = 0; r < here; ++r) {
           const int64_t i = tokens[r];
-          for (int64_t c = 0; c < count; ++c)
+          for (int64_t c = 0; c < count; ++c) {
             lower(bound_[i], dots[r * count + c] * (rnorm_[i] * rnorm_[order_[from + c]]));
+          }
           known_[i] = to;
         }
       }
@@ -221,13 +260,18 @@ class MaxMin {
 
   const Parallel& parallel_;
   const DiverseProblem& p_;
+  const ProductKernels& kernels_;
   const int64_t n_;
+  const int64_t stride_;  // of units_
+  const bool direct_;     // rows are read where they are
   std::vector<int64_t>& order_;
   std::vector<float> rnorm_;
-  std::vector<float> bound_;     // distance to the nearest token that this one was compared with
-  std::vector<int64_t> known_;   // picks that it was compared with
-  std::vector<uint32_t> picks_;  // [k][stride_] units of the picks
-  int64_t stride_ = 0;
+  std::vector<float> bound_;            // distance to the nearest token that this one was compared with
+  std::vector<int64_t> known_;          // picks that it was compared with
+  std::vector<const uint32_t*> picks_;  // rows of the picks
+  std::vector<uint32_t> units_;         // [k][stride_], where they are not read directly
+  std::vector<int64_t> leaders_;
+  int64_t level_ = std::numeric_limits<int64_t>::max();
 };
 
 }  // namespace

@@ -34,13 +34,6 @@ void merge_group(const MergeProblem& p, const Group& g) {
     } else if (divide) {
       for (int64_t i = 0; i < width; ++i) sum[i] /= g.size;
     }
-    char* to = g.out + d * size;
-    if (p.dtype == DType::kFloat32) {
-      memcpy(to, sum, width * sizeof(float));
-    } else {
-      auto* narrow = reinterpret_cast<uint16_t*>(to);
-      const bool bf16 = p.dtype == DType::kBFloat16;
-      for (int64_t i = 0; i < width; ++i) narrow[i] = bf16 ? float_to_bfloat16(sum[i]) : float_to_half(sum[i]);
-    }
+    store_floats(p.dtype, sum, width, g.out + d * size);
   }
 }

@@ -32,19 +32,22 @@ void row_norms(const Parallel& parallel, DType dtype, const Matrix& m, int64_t r
 
 // Rows in the form that `dots` reads: units of 32 bits (one float, or a pair of bf16), padded with zeros.
 inline int64_t unit_stride(int64_t width) { return (width + 15) / 16 * 16; }
+inline bool rows_are_units(DType dtype, const Matrix& m, int64_t width) {
+  return dtype == DType::kFloat32 && m.col_stride == 1 && unit_stride(width) == width;
+}
 
 // Entry points, one per instruction set.
 struct ProductKernels {
   void (*products)(const Parallel&, const ProductProblem&);
   void (*row_norms)(const Parallel&, DType, const Matrix&, int64_t rows, int64_t width, bool reciprocal, float* out);
   void (*load_row)(DType, const Matrix&, int64_t row, int64_t width, uint32_t* units);
-  // out[i * count + j] = <a_i, b_j> for kDotRows rows of a and `count` <= kDotColumns rows of b, a unit_stride apart.
-  void (*dots)(const uint32_t* a, const uint32_t* b, int64_t count, int64_t width, float* out);
+  // out[i * count + j] = <a_i, b_j> for kDotRows rows of a and `count` <= kDotColumns rows of b.
+  void (*dots)(const uint32_t* const* a, const uint32_t* const* b, int64_t count, int64_t width, float* out);
   // out[i] = sum over t < count of rows[t][j] * rows[t][i] for i < n; rows and out are padded to n rounded up to 64.
   void (*combine)(const float* rows, int64_t stride, int64_t count, int64_t j, int64_t n, float* out);
   int64_t (*argmax)(const float* values, int64_t n);  // by max_key, the lowest index among equals
 };
-constexpr int64_t kDotRows = 4, kDotColumns = 32;
+constexpr int64_t kDotRows = 8, kDotColumns = 32;
 const ProductKernels& product_kernels(DType dtype);
 extern const ProductKernels products_baseline;
 #if defined(__x86_64__)

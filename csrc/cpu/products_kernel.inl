@@ -226,30 +226,30 @@ void load_row(DType dtype, const Matrix& m, int64_t row, int64_t width, uint32_t
   for (int64_t i = ceil_div(count, V::kWidth) * V::kWidth; i < unit_stride(width); ++i) units[i] = 0;
 }
 
-// sums[j][i] += the kWidth partial sums of <a_i, b_j> over `units` units.
-template <class V, int kCount>
-void add_dots(const uint32_t* a, const uint32_t* b, int64_t stride, int64_t units, float* sums) {
-  typename V::Reg acc[kCount][kDotRows];
-#pragma GCC unroll 8
+// sums[j * kDotRows + i] += the kWidth partial sums of <a_i, b_j> over the units [from, to).
+template <class V, int kTileRows, int kCount>
+void add_dots(const uint32_t* const* a, const uint32_t* const* b, int64_t from, int64_t to, float* sums) {
+  typename V::Reg acc[kCount][kTileRows];
+#pragma GCC unroll 4
   for (int j = 0; j < kCount; ++j) {
-#pragma GCC unroll 4
-    for (int i = 0; i < kDotRows; ++i) acc[j][i] = V::zero();
-  }
-  for (int64_t k = 0; k < units; k += V::kWidth) {
-    typename V::Reg av[kDotRows];
-#pragma GCC unroll 4
-    for (int i = 0; i < kDotRows; ++i) av[i] = V::load(a + i * stride + k);
 #pragma GCC unroll 8
-    for (int j = 0; j < kCount; ++j) {
-      const typename V::Reg bv = V::load(b + j * stride + k);
+    for (int i = 0; i < kTileRows; ++i) acc[j][i] = V::zero();
+  }
+  for (int64_t k = from; k < to; k += V::kWidth) {
+    typename V::Reg bv[kCount];
 #pragma GCC unroll 4
-      for (int i = 0; i < kDotRows; ++i) acc[j][i] = V::dot(av[i], bv, acc[j][i]);
+    for (int j = 0; j < kCount; ++j) bv[j] = V::load(b[j] + k);
+#pragma GCC unroll 8
+    for (int i = 0; i < kTileRows; ++i) {
+      const typename V::Reg av = V::load(a[i] + k);
+#pragma GCC unroll 4
+      for (int j = 0; j < kCount; ++j) acc[j][i] = V::dot(av, bv[j], acc[j][i]);
     }
   }
-#pragma GCC unroll 8
-  for (int j = 0; j < kCount; ++j) {
 #pragma GCC unroll 4
-    for (int i = 0; i < kDotRows; ++i) {
+  for (int j = 0; j < kCount; ++j) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kTileRows; ++i) {
       float* at = sums + (j * kDotRows + i) * V::kWidth;
       V::store(at, V::add(V::load(reinterpret_cast<uint32_t*>(at)), acc[j][i]));
     }
@@ -257,26 +257,26 @@ void add_dots(const uint32_t* a, const uint32_t* b, int64_t stride, int64_t unit
 }
 
 template <class V>
-void dots(const uint32_t* a, const uint32_t* b, int64_t count, int64_t width, float* out) {
-  constexpr int64_t kChunk = 1024;                // units: so much of a's rows stays in the first-level cache
-  constexpr int kMost = V::kWidth >= 16 ? 6 : 2;  // columns whose sums fit into registers
-  const int64_t stride = unit_stride(width), units = V::kPairs ? ceil_div(width, 2) : width;
-  alignas(64) float sums[kDotColumns * kDotRows * V::kWidth] = {};
-  for (int64_t k = 0; k < units; k += kChunk) {
-    const int64_t some = std::min(kChunk, units - k);
-    int64_t j = 0;
-    for (; j + kMost <= count; j += kMost) {
-      add_dots<V, kMost>(a + k, b + j * stride + k, stride, some, sums + j * kDotRows * V::kWidth);
+void dots(const uint32_t* const* a, const uint32_t* const* b, int64_t count, int64_t width, float* out) {
+  constexpr int64_t kChunk = 512;  // units: so much of a's rows stays in the first-level cache
+  constexpr int kTileRows = V::kWidth >= 16 ? 8 : 4, kTileColumns = V::kWidth >= 16 ? 3 : 2;  // fill the registers
+  const int64_t units = V::kPairs ? ceil_div(width, 2) : width;
+  alignas(64) float sums[kDotColumns * kDotRows * V::kWidth];
+  memset(sums, 0, count * kDotRows * V::kWidth * sizeof(float));
+  for (int64_t from = 0; from < units; from += kChunk) {
+    const int64_t to = std::min(from + kChunk, units);
+    for (int64_t j = 0; j < count; j += kTileColumns) {
+      for (int i = 0; i < kDotRows; i += kTileRows) {
+        float* at = sums + (j * kDotRows + i) * V::kWidth;
+        if (count - j >= kTileColumns) {
+          add_dots<V, kTileRows, kTileColumns>(a + i, b + j, from, to, at);
+        } else if (count - j == 2) {
+          add_dots<V, kTileRows, 2>(a + i, b + j, from, to, at);
+        } else {
+          add_dots<V, kTileRows, 1>(a + i, b + j, from, to, at);
+        }
+      }
     }
-    const uint32_t* left = b + j * stride + k;
-    float* at = sums + j * kDotRows * V::kWidth;
-    if (count - j >= 4) {
-      add_dots<V, 4>(a + k, left, stride, some, at);
-      left += 4 * stride, at += 4 * kDotRows * V::kWidth, j += 4;
-    }
-    if (count - j == 3) add_dots<V, 3>(a + k, left, stride, some, at);
-    if (count - j == 2) add_dots<V, 2>(a + k, left, stride, some, at);
-    if (count - j == 1) add_dots<V, 1>(a + k, left, stride, some, at);
   }
   for (int64_t j = 0; j < count; ++j) {
     for (int i = 0; i < kDotRows; ++i) {

@@ -131,20 +131,20 @@ void multiply(const uint32_t* a, const uint32_t* b, int64_t depth, bool first, c
         __builtin_prefetch(tile + (r * kPanelVectors + j) * V::kWidth, 1);
       }
     }
-    for (int64_t k = begin; k < end; ++k) {
-      if (k % kLine == 0) {
-        for (int64_t r = 0; r < ahead.count; ++r) {
-          __builtin_prefetch(ahead.rows[r] + ahead.offset + k / kLine * ahead.step);
-        }
+    for (int64_t line = begin; line < end; line += kLine) {
+      for (int64_t r = 0; r < ahead.count; ++r) {
+        __builtin_prefetch(ahead.rows[r] + ahead.offset + line / kLine * ahead.step);
       }
-      typename V::Reg bv[kVectors];
+      for (int64_t k = line; k < std::min(line + kLine, end); ++k) {
+        typename V::Reg bv[kVectors];
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) bv[j] = V::load(b + (k * kPanelVectors + j) * V::kWidth);
+        for (int j = 0; j < kVectors; ++j) bv[j] = V::load(b + (k * kPanelVectors + j) * V::kWidth);
 #pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
-        const typename V::Reg av = V::broadcast(a + r * kRowStride + k);
+        for (int r = 0; r < kRows; ++r) {
+          const typename V::Reg av = V::broadcast(a + r * kRowStride + k);
 #pragma GCC unroll 4
-        for (int j = 0; j < kVectors; ++j) acc[r][j] = V::dot(av, bv[j], acc[r][j]);
+          for (int j = 0; j < kVectors; ++j) acc[r][j] = V::dot(av, bv[j], acc[r][j]);
+        }
       }
     }
     const bool store = first && begin == 0;
@@ -289,7 +289,7 @@ class Scorer {
       const int64_t within = panel * kPanel + c, prototype = first + within;
       uint32_t* column = columns_ + c * kSum;
       if (prototype >= p_.prototype_count) {
-        memset(column, 0, kSum * sizeof(uint32_t));
+        memset(column, 0, units * sizeof(uint32_t));
         continue;
       }
       const char* from =

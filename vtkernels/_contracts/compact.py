@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import _checks as check
 from .spec import Spec, with_tokens
+from .windows import windows
 
 
 def gather_tokens(tensors: Sequence[Tensor], indices: Tensor, *,
@@ -72,3 +73,183 @@ def merge_tokens(tokens: Tensor, assignment: Tensor, groups: int, *, weights: Te
         check.same_device(op, "weights", weights, "tokens", tokens)
     check.choice(op, "reduce", reduce, REDUCTIONS)
     return Spec((batch, groups, d), tokens.dtype, tokens.device), Spec((batch, groups), torch.float32, tokens.device)
+
+
+def paged_kv(op: str, kv: Sequence[Tensor], block_table: Tensor, seq_lens: Tensor, dst_block_table: Tensor | None,
+             kv_layout: str, allow_shared: bool, batch: int) -> tuple[Spec, Spec]:
+    """Pools of pages and their tables. Returns the specs of the new lengths and of the freed blocks."""
+    if not kv:
+        check.fail(ValueError, op, "kv", "empty", "at least one tensor")
+    check.choice(op, "kv_layout", kv_layout, check.KV_LAYOUTS)
+    token_dim = 1 if kv_layout == "NHD" else 2
+    for i, t in enumerate(kv):
+        arg = f"kv[{i}]"
+        check.dense(op, arg, t)
+        check.rank(op, arg, t, "blocks, block_size, H, d" if kv_layout == "NHD" else "blocks, H, block_size, d")
+        check.same_device(op, arg, t, "kv[0]", kv[0])
+        check.size(op, arg, t.shape[0], kv[0].shape[0], "blocks")
+        check.size(op, arg, t.shape[token_dim], kv[0].shape[token_dim], "block_size")
+        if t.shape[token_dim] < 1:
+            check.fail(ValueError, op, arg, f"of shape {check.shape(t)}", "a block_size of at least 1")
+        if any(size > 1 and stride == 0 for size, stride in zip(t.shape, t.stride(), strict=True)):
+            check.fail(ValueError, op, arg, "expanded", "a tensor whose elements each have their own memory")
+        for j in range(i):
+            if kv[j] is t:
+                check.fail(ValueError, op, arg, f"the same tensor as kv[{j}]", "each tensor once")
+    ref = kv[0]
+    _table(op, "block_table", block_table, batch, ref)
+    check.vector(op, "seq_lens", seq_lens, batch, (torch.int32,), ref, "B")
+    if dst_block_table is not None:
+        _table(op, "dst_block_table", dst_block_table, batch, ref)
+    elif allow_shared:
+        check.fail(ValueError, op, "allow_shared", True, "False, unless `dst_block_table` is given")
+    return Spec((batch,), torch.int32, ref.device), Spec((batch, block_table.shape[1]), torch.int32, ref.device)
+
+
+def _table(op: str, arg: str, table: Tensor, batch: int, ref: Tensor) -> None:
+    check.dense(op, arg, table)
+    if table.dtype != torch.int32:
+        check.fail(TypeError, op, arg, f"a tensor of {check.names([table.dtype])}", "int32")
+    check.rank(op, arg, table, "B, max_blocks")
+    check.size(op, arg, table.shape[0], batch, "B")
+    check.same_device(op, arg, table, "kv[0]", ref)
+
+
+def compact_kv_paged(kv: Sequence[Tensor], block_table: Tensor, seq_lens: Tensor, indices: Tensor, *,
+                     counts: Tensor | None = None, dst_block_table: Tensor | None = None, kv_layout: str = "NHD",
+                     allow_shared: bool = False) -> tuple[Spec, Spec, Spec]:
+    op = "compact_kv_paged"
+    check.dense(op, "block_table", block_table)
+    check.rank(op, "block_table", block_table, "B, max_blocks")
+    batch = block_table.shape[0]
+    lengths, freed = paged_kv(op, kv, block_table, seq_lens, dst_block_table, kv_layout, allow_shared, batch)
+    check.indices(op, indices, batch, kv[0])
+    if counts is not None:
+        check.vector(op, "counts", counts, batch, (torch.int32,), kv[0], "B")
+    return lengths, Spec(tuple(indices.shape), torch.int64, kv[0].device), freed
+
+
+def pool_span(tokens: Tensor, window: int, *, window_width: int = 0, grid_width: int = 0, span_start: int = 0,
+              span_len: int = -1, ceil: bool = False) -> Spec:
+    op = "pool_span"
+    check.floating(op, "tokens", tokens)
+    check.rank(op, "tokens", tokens, "B, N, D")
+    n = tokens.shape[1]
+    w = windows(op, tokens, n, window, window_width, grid_width, span_start, span_len, ceil)
+    return with_tokens(tokens, 1, n - w.length + w.count)
+
+
+SHUFFLE_ORDERS = ("window", "window_transposed", "channel")
+
+
+def _grid(op: str, tokens: Tensor, grid_width: int, factor: int, order: str) -> None:
+    check.dense(op, "tokens", tokens)
+    check.rank(op, "tokens", tokens, "B, N, D")
+    check.in_range(op, "factor", factor, 1, 2**15, "tokens on a side of a window")
+    check.in_range(op, "grid_width", grid_width, 1, 2**31 - 1, "tokens in a row of the fine grid")
+    check.choice(op, "order", order, SHUFFLE_ORDERS)
+    if grid_width % factor != 0:
+        check.fail(ValueError, op, "grid_width", grid_width, f"a multiple of factor ({factor})")
+
+
+def shuffle_tokens(tokens: Tensor, grid_width: int, factor: int = 2, *, order: str = "window") -> Spec:
+    op = "shuffle_tokens"
+    _grid(op, tokens, grid_width, factor, order)
+    batch, n, width = tokens.shape
+    if n % (grid_width * factor) != 0:
+        check.fail(ValueError, op, "tokens", f"of {n} tokens",
+                   f"a multiple of grid_width * factor ({grid_width} * {factor}): whole rows of windows")
+    return Spec((batch, n // (factor * factor), width * factor * factor), tokens.dtype, tokens.device)
+
+
+def unshuffle_tokens(tokens: Tensor, grid_width: int, factor: int = 2, *, order: str = "window") -> Spec:
+    op = "unshuffle_tokens"
+    _grid(op, tokens, grid_width, factor, order)
+    batch, n, width = tokens.shape
+    if width % (factor * factor) != 0:
+        check.fail(ValueError, op, "tokens", f"of width {width}", f"a multiple of factor * factor ({factor * factor})")
+    if n % (grid_width // factor) != 0:
+        check.fail(ValueError, op, "tokens", f"of {n} tokens",
+                   f"a multiple of grid_width / factor ({grid_width // factor}): whole rows of windows")
+    return Spec((batch, n * factor * factor, width // (factor * factor)), tokens.dtype, tokens.device)
+
+
+QUANTIZED_BITS = (2, 4, 8)
+
+
+def _classes(op: str, indices: Sequence[Tensor], bits: Sequence[int], ref: Tensor, batch: int) -> None:
+    """A list of tokens and a number of bits for each importance class."""
+    if not indices:
+        check.fail(ValueError, op, "indices", "empty", "at least one class of tokens")
+    check.size(op, "bits", len(bits), len(indices), "entries (one for each class)")
+    for c, (chosen, width) in enumerate(zip(indices, bits, strict=True)):
+        arg = f"indices[{c}]"
+        check.dense(op, arg, chosen)
+        if chosen.dtype not in check.INDEX_DTYPES:
+            check.fail(TypeError, op, arg, f"a tensor of {check.names([chosen.dtype])}",
+                       check.names(check.INDEX_DTYPES))
+        check.rank(op, arg, chosen, "B, k")
+        check.size(op, arg, chosen.shape[0], batch, "B")
+        check.same_device(op, arg, chosen, "the input", ref)
+        if width not in QUANTIZED_BITS:
+            check.fail(ValueError, op, f"bits[{c}]", width, "2, 4 or 8")
+
+
+def _quantized(batch: int, heads: int, count: int, width: int, bits: int, device: torch.device) -> tuple[Spec, ...]:
+    """Codes of keys, ranges of their channels, codes of values, ranges of their tokens, scales of their channels."""
+    codes = Spec((batch, heads, count, (width * bits + 7) // 8), torch.uint8, device)
+    return (codes, Spec((batch, heads, 2, width), torch.float32, device),
+            codes, Spec((batch, heads, count, 2), torch.float32, device),
+            Spec((batch, heads, width), torch.float32, device))
+
+
+def quantize_kv(key: Tensor, value: Tensor, indices: Sequence[Tensor], bits: Sequence[int]) -> tuple[list[Spec], ...]:
+    op = "quantize_kv"
+    for arg, cache in (("key", key), ("value", value)):
+        check.floating(op, arg, cache)
+        check.rank(op, arg, cache, "B, H, N, d")
+    if value.dtype != key.dtype:
+        check.fail(TypeError, op, "value", f"a tensor of {check.names([value.dtype])}",
+                   f"the dtype of `key` ({check.names([key.dtype])})")
+    check.same_device(op, "value", value, "key", key)
+    if tuple(value.shape) != tuple(key.shape):
+        check.fail(ValueError, op, "value", f"of shape {check.shape(value)}", f"that of `key`, {check.shape(key)}")
+    batch, heads, _, width = key.shape
+    _classes(op, indices, bits, key, batch)
+    each = [_quantized(batch, heads, i.shape[1], width, b, key.device) for i, b in zip(indices, bits, strict=True)]
+    return tuple(list(outputs) for outputs in zip(*each, strict=True))
+
+
+def dequantize_kv(key_codes: Sequence[Tensor], key_params: Sequence[Tensor], value_codes: Sequence[Tensor],
+                  value_params: Sequence[Tensor], value_scales: Sequence[Tensor], indices: Sequence[Tensor],
+                  bits: Sequence[int], tokens: int, *, dtype: torch.dtype) -> tuple[Spec, Spec]:
+    op = "dequantize_kv"
+    if not value_scales:
+        check.fail(ValueError, op, "value_scales", "empty", "at least one class of tokens")
+    first = value_scales[0]
+    check.dense(op, "value_scales[0]", first)
+    check.rank(op, "value_scales[0]", first, "B, H, d")
+    batch, heads, width = first.shape
+    _classes(op, indices, bits, first, batch)
+    given = {"key_codes": key_codes, "key_params": key_params, "value_codes": value_codes,
+             "value_params": value_params, "value_scales": value_scales}
+    for arg, entries in given.items():
+        check.size(op, arg, len(entries), len(indices), "entries (one for each class)")
+    for c, (chosen, each) in enumerate(zip(indices, bits, strict=True)):
+        like = _quantized(batch, heads, chosen.shape[1], width, each, first.device)
+        for (arg, entries), spec in zip(given.items(), like, strict=True):
+            _like(op, f"{arg}[{c}]", entries[c], spec, first)
+    check.in_range(op, "tokens", tokens, 0, 2**31 - 1, "rows of the caches")
+    if dtype not in check.FLOATS:
+        check.fail(TypeError, op, "dtype", check.names([dtype]), check.names(check.FLOATS))
+    cache = Spec((batch, heads, tokens, width), dtype, first.device)
+    return cache, cache
+
+
+def _like(op: str, arg: str, t: Tensor, spec: Spec, ref: Tensor) -> None:
+    check.dense(op, arg, t)
+    if t.dtype != spec.dtype:
+        check.fail(TypeError, op, arg, f"a tensor of {check.names([t.dtype])}", check.names([spec.dtype]))
+    if tuple(t.shape) != tuple(spec.shape):
+        check.fail(ValueError, op, arg, f"of shape {check.shape(t)}", f"{tuple(spec.shape)}, as the other arguments say")
+    check.same_device(op, arg, t, "value_scales[0]", ref)

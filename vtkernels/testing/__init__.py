@@ -7,6 +7,7 @@ same dtype; selection is judged exactly, on the scores that the backend itself r
 
 from collections.abc import Callable, Iterator
 
+from .attend import argmax_samples, assert_argmax_attention, assert_cell_attention, cell_samples
 from .attention import (
     assert_attention_scores,
     assert_attention_scores_varlen,
@@ -14,6 +15,14 @@ from .attention import (
     attention_varlen_samples,
 )
 from .base import Sample, bytes_of, clustered, hostile_tokens, rand, run
+from .budget import (
+    assert_budget,
+    assert_threshold,
+    assert_top_p,
+    budget_samples,
+    threshold_samples,
+    top_p_samples,
+)
 from .compact import (
     assert_gather_kv,
     assert_gather_tokens,
@@ -26,6 +35,7 @@ from .compact import (
 from .diverse import assert_diverse, diverse_samples
 from .fused import assert_prune_topk, assert_prune_topk_varlen, prune_samples, varlen_samples
 from .score import (
+    assert_prototype_scores,
     assert_scores,
     assert_softmax,
     assert_topm,
@@ -34,7 +44,17 @@ from .score import (
     softmax_samples,
     topm_samples,
 )
-from .select import oracle_topk, topk_samples
+from .select import (
+    assert_quota,
+    assert_topk,
+    assert_topk_varlen,
+    oracle_quota,
+    oracle_topk,
+    oracle_topk_varlen,
+    quota_samples,
+    topk_samples,
+    topk_varlen_samples,
+)
 from .temporal import (
     assert_residual,
     assert_row_statistics,
@@ -44,9 +64,29 @@ from .temporal import (
     temporal_samples,
 )
 
-__all__ = ["SAMPLES", "Sample", "assert_diverse", "assert_attention_scores", "assert_attention_scores_varlen", "assert_merge_tokens", "assert_prune_topk", "assert_residual", "assert_row_statistics", "assert_scores", "assert_softmax",
-           "assert_temporal", "assert_topm", "bytes_of", "clustered", "hostile_tokens", "oracle_rows", "oracle_similarity",
-           "oracle_topk", "rand", "run"]
+__all__ = [
+    "SAMPLES",
+    "Sample",
+    "assert_attention_scores",
+    "assert_attention_scores_varlen",
+    "assert_diverse",
+    "assert_merge_tokens",
+    "assert_prune_topk",
+    "assert_residual",
+    "assert_row_statistics",
+    "assert_scores",
+    "assert_softmax",
+    "assert_temporal",
+    "assert_topm",
+    "bytes_of",
+    "clustered",
+    "hostile_tokens",
+    "oracle_rows",
+    "oracle_similarity",
+    "oracle_topk",
+    "rand",
+    "run",
+]
 
 SAMPLES: dict[str, Callable[..., Iterator[Sample]]] = {
     "prototype_scores": score_samples,
@@ -55,10 +95,17 @@ SAMPLES: dict[str, Callable[..., Iterator[Sample]]] = {
     "attention_scores": attention_samples,
     "attention_scores_varlen": attention_varlen_samples,
     "select_topk": topk_samples,
+    "select_topk_varlen": topk_varlen_samples,
+    "select_quota": quota_samples,
+    "select_threshold": threshold_samples,
+    "select_top_p": top_p_samples,
+    "allocate_budget": budget_samples,
     "select_diverse": diverse_samples,
     "gather_tokens": gather_tokens_samples,
     "gather_kv": gather_kv_samples,
     "merge_tokens": merge_samples,
+    "cell_attention": cell_samples,
+    "argmax_attention": argmax_samples,
     "prune_topk": prune_samples,
     "prune_topk_varlen": varlen_samples,
     "temporal_scores": temporal_samples,
@@ -68,12 +115,26 @@ SAMPLES: dict[str, Callable[..., Iterator[Sample]]] = {
 
 # For each op, the check of its outputs (on the host) for a call.
 CHECKS: dict[str, Callable[..., None]] = {
+    "prototype_scores": assert_prototype_scores,
+    "prototype_topm": assert_topm,
+    "prototype_softmax_scores": assert_softmax,
+    "temporal_scores": assert_temporal,
+    "row_statistics": assert_row_statistics,
+    "subspace_residual": assert_residual,
+    "select_topk": assert_topk,
+    "select_topk_varlen": assert_topk_varlen,
+    "select_quota": assert_quota,
+    "select_threshold": assert_threshold,
+    "select_top_p": assert_top_p,
+    "allocate_budget": assert_budget,
     "select_diverse": assert_diverse,
     "attention_scores": assert_attention_scores,
     "attention_scores_varlen": assert_attention_scores_varlen,
     "gather_tokens": assert_gather_tokens,
     "gather_kv": assert_gather_kv,
     "merge_tokens": assert_merge_tokens,
+    "cell_attention": assert_cell_attention,
+    "argmax_attention": assert_argmax_attention,
     "prune_topk": assert_prune_topk,
     "prune_topk_varlen": assert_prune_topk_varlen,
 }

@@ -291,7 +291,7 @@ def attention_varlen_samples(dtypes: Sequence[torch.dtype] = (torch.float32, tor
             q.transpose(0, 1), k[:20].transpose(0, 1))})
         yield Sample("logits", (q, k, *bounds), {"logits": True, "reduce_heads": "sum", "row_weights": weights.abs()})
         yield Sample("short-table", (q, pages, *bounds), {"block_table": table[:, :3]})
-        yield Sample("strided-table", (q, pages[::2], *bounds), {"block_table": table.T.contiguous().T})
+        yield Sample("strided-table", (q, pages.repeat_interleave(2, 0)[::2], *bounds), {"block_table": table.T.contiguous().T})
         yield Sample("too-long", (q, k, cu_q, cu_k, 118, 7, 30), {"causal": True})
         yield Sample("uncovered", (q, k, ints(0, 3, 9), ints(0, 50, 100), 118, 16, 88), {"reduce_heads": "none"})
         yield Sample("hostile-seqlens", (q, k, ints(2, 9, 5, 2**31 - 1), ints(3, 60, 50, -2**31), 118, 30, 88), {})

@@ -88,6 +88,12 @@ def _plain_similarity(tokens: Tensor, prototypes: Tensor, metric: str) -> np.nda
     return products.double().numpy()
 
 
+def assert_prototype_scores(outputs: Sequence[Tensor], tokens: Tensor, prototypes: Tensor, *, metric: str = "cosine",
+                            prototype_rnorm: Tensor | None = None) -> None:
+    """Given norms must be those of the prototypes."""
+    assert_scores(outputs[0], tokens, prototypes, metric, outputs[1])
+
+
 def assert_topm(outputs: Sequence[Tensor], tokens: Tensor, prototypes: Tensor, m: int, metric: str = "cosine") -> None:
     """Distinct prototypes, best first, NaN last, with similarities that are the best of float64 within rounding.
 

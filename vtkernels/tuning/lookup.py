@@ -21,14 +21,24 @@ SHIPPED = Path(__file__).parent / "configs"
 GATHER = ("block_rows", "block_bytes", "num_warps", "num_stages")
 SCORE = ("block_n", "block_p", "block_d", "num_warps", "num_stages")
 PRUNE = (*SCORE, "path", "select_block", "block_rows", "block_bytes", "programs_per_sm")
+SELECT = ("select_block", "num_warps", "num_stages")
 FIELDS = {
     "prototype_scores": SCORE,
     "prototype_topm": SCORE,
     "prototype_softmax_scores": SCORE,
-    "select_topk": ("select_block", "num_warps", "num_stages"),
+    "select_diverse": ("block_n", "block_d", "num_warps", "num_stages", "pick_block", "pick_warps"),
+    "select_topk": SELECT,
+    "select_topk_varlen": SELECT,
+    "select_quota": SELECT,
+    "select_threshold": SELECT,
+    "select_top_p": SELECT,
+    "allocate_budget": SELECT,
     "gather_tokens": GATHER,
     "gather_kv": GATHER,
+    "cell_attention": ("block_n", "num_warps", "num_stages"),
+    "argmax_attention": ("block_n", "block_p", "num_warps", "num_stages"),
     "merge_tokens": ("block_d", "num_warps", "num_stages"),
+    "compact_kv_paged": ("block_rows", "block_bytes", "num_warps"),
     "prune_topk": PRUNE,
     "prune_topk_varlen": PRUNE,
     "temporal_scores": ("block_d", "frames", "num_warps", "num_stages"),

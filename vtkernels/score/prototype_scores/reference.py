@@ -16,10 +16,8 @@ def reciprocal_norms(x: Tensor) -> Tensor:
 def similarities(tokens: Tensor, prototypes: Tensor, metric: str, prototype_rnorm: Tensor | None) -> Tensor:
     """[.., P]: what decides which prototype is nearest; the norm of the token, which they share, is left out."""
     x, p = tokens.float(), prototypes.float()
-    if prototypes.dim() == 3:
-        products = (x[..., None, :] @ p.mT)[..., 0, :]  # [.., G, 1, d] @ [G, d, P]
-    else:
-        products = x @ p.T
+    grouped = prototypes.dim() == 3
+    products = (x[..., None, :] @ p.mT)[..., 0, :] if grouped else x @ p.T  # [.., G, 1, d] @ [G, d, P]
     if metric == "cosine":
         return products * (reciprocal_norms(p) if prototype_rnorm is None else prototype_rnorm)
     return products - 0.5 * p.square().sum(-1) if metric == "l2" else products

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ..select_topk.reference import select_topk
 from .._distances import nearest_centre, pairwise
+from ..select_topk.reference import select_topk
 
 
 def cluster_density_peaks(features: Tensor, clusters: int, *, neighbours: int = 5) -> tuple[Tensor, Tensor]:
