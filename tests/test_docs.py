@@ -61,6 +61,12 @@ def test_readme_figures_are_those_of_the_result_file():
     assert quoted == held
 
 
+@pytest.mark.parametrize("op", _dispatch.STAGES)
+def test_the_readme_names_every_op(op):
+    table = re.findall(r"^\|.*\|$", (ROOT / "README.md").read_text(), re.M)
+    assert any(f"`{op}`" in line for line in table)
+
+
 def test_readme_links_and_commands_exist():
     text = (ROOT / "README.md").read_text()
     for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):

@@ -7,9 +7,14 @@ from ._version import __version__
 from .attend.argmax_attention import argmax_attention
 from .attend.cell_attention import cell_attention
 from .compact.compact_kv_paged import compact_kv_paged
+from .compact.dequantize_kv import dequantize_kv
 from .compact.gather_kv import gather_kv
 from .compact.gather_tokens import gather_tokens
 from .compact.merge_tokens import merge_assignment, merge_tokens, unmerge_tokens
+from .compact.pool_span import pool_positions, pool_span
+from .compact.quantize_kv import importance_classes, quantize_kv
+from .compact.shuffle_tokens import shuffle_tokens
+from .compact.unshuffle_tokens import unshuffle_tokens
 from .fused.prune_topk import prune_topk
 from .fused.prune_topk_paged import prune_topk_paged
 from .fused.prune_topk_varlen import prune_topk_varlen
@@ -45,14 +50,18 @@ __all__ = [
     "cluster_kmeans",
     "cluster_kmedoids",
     "compact_kv_paged",
+    "dequantize_kv",
     "explain",
     "gather_kv",
     "gather_tokens",
+    "importance_classes",
     "match_bipartite",
     "merge_assignment",
     "merge_tokens",
     "nn",
     "orthonormal_basis",
+    "pool_positions",
+    "pool_span",
     "prototype_scores",
     "prototype_softmax_scores",
     "prototype_topm",
@@ -60,6 +69,7 @@ __all__ = [
     "prune_topk",
     "prune_topk_paged",
     "prune_topk_varlen",
+    "quantize_kv",
     "row_statistics",
     "select_diverse",
     "select_quota",
@@ -67,9 +77,11 @@ __all__ = [
     "select_top_p",
     "select_topk",
     "select_topk_varlen",
+    "shuffle_tokens",
     "subspace_residual",
     "temporal_scores",
     "unmerge_tokens",
+    "unshuffle_tokens",
     "workspace_size",
 ]
 

@@ -105,7 +105,7 @@ WORKSPACE: dict[str, Callable[..., Any]] = {
 }
 # Ops that read indices, spans or lengths on the device: their `.out` takes a status word.
 STATUS = {"attention_scores_varlen", "select_topk_varlen", "select_quota", "select_diverse", "gather_tokens",
-          "gather_kv", "merge_tokens", "compact_kv_paged", *WORKSPACE}
+          "gather_kv", "merge_tokens", "quantize_kv", "dequantize_kv", "compact_kv_paged", *WORKSPACE}
 
 # Ops with kernels in CUDA C++, for engines without Triton.
 CUDA_OPS = {"prototype_scores", "select_topk", "gather_tokens", "gather_kv", "compact_kv_paged", "prune_topk",

@@ -3,5 +3,5 @@
 from . import attend, attention, cluster, diverse, prototypes, selection, temporal
 from .family import Family
 
-OPS: dict[str, Family] = {**attend.OPS, **attention.OPS, **temporal.OPS, **prototypes.OPS, **selection.OPS, **diverse.OPS,
-                          **cluster.OPS}
+_MODULES = (attention, temporal, prototypes, selection, diverse, cluster, attend)
+OPS: dict[str, Family] = {op: family for module in _MODULES for op, family in module.OPS.items()}

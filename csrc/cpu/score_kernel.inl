@@ -165,12 +165,13 @@ struct Best {
 };
 
 // The best of the first `count` similarities of a panel, lowest prototype among equals. The loop has a fixed length so
-// that it vectorises; `rnorm` is padded to whole panels.
+// that it vectorises; `rnorm` and `bias` are padded to whole panels.
 template <int kPanel>
-void update_best(const float* dots, const float* rnorm, int64_t first, int64_t count, bool want_argmax, Best& best) {
+void update_best(const float* dots, const float* rnorm, const float* bias, int64_t first, int64_t count,
+                 bool want_argmax, Best& best) {
   int32_t keys[kPanel];
   for (int p = 0; p < kPanel; ++p) {
-    const int32_t key = max_key(dots[p] * rnorm[p]);
+    const int32_t key = max_key(dots[p] * rnorm[p] + bias[p]);
     keys[p] = p < count ? key : INT32_MIN;
   }
   int32_t highest = INT32_MIN;
@@ -178,6 +179,72 @@ void update_best(const float* dots, const float* rnorm, int64_t first, int64_t c
   if (highest <= best.key) return;
   best.key = highest;
   if (want_argmax) best.prototype = static_cast<int32_t>(first + (std::find(keys, keys + kPanel, highest) - keys));
+}
+
+// Adds a panel to the m best of a row, a heap of packed keys whose root is the worst.
+template <int kPanel>
+void update_top(const float* dots, const float* rnorm, const float* bias, int64_t first, int64_t count, int64_t m,
+                uint64_t* heap, int64_t& size) {
+  uint32_t keys[kPanel];
+  uint32_t highest = 0;
+  for (int p = 0; p < kPanel; ++p) {
+    const uint32_t key = selection_key(dots[p] * rnorm[p] + bias[p], true);
+    keys[p] = p < count ? key : 0;
+  }
+  for (int p = 0; p < kPanel; ++p) highest = std::max(highest, keys[p]);
+  if (size == m && highest <= heap[0] >> 32) return;  // an equal one has a higher index
+  for (int64_t p = 0; p < count; ++p) {
+    const uint64_t packed = static_cast<uint64_t>(keys[p]) << 32 | (0xffffffffu - static_cast<uint32_t>(first + p));
+    if (size < m) {
+      heap[size++] = packed;
+      std::push_heap(heap, heap + size, std::greater<>());
+    } else if (packed > heap[0]) {
+      std::pop_heap(heap, heap + m, std::greater<>());
+      heap[m - 1] = packed;
+      std::push_heap(heap, heap + m, std::greater<>());
+    }
+  }
+}
+
+// e^x: a power of two, and a polynomial on [-ln 2 / 2, ln 2 / 2]. Without branches, so that loops vectorise.
+inline float exponential(float x) {
+  const float clamped = x < -87.0f ? -87.0f : (x > 89.0f ? 89.0f : x);  // NaN stays
+  const float shifted = clamped * 1.44269504f + 12582912.0f;            // rounds: 1.5 * 2^23
+  const float n = shifted - 12582912.0f;
+  const float r = clamped - n * 0.693359375f - n * -2.12194440e-4f;
+  float y = r * (1.0f / 720) + 1.0f / 120;
+  y = y * r + 1.0f / 24;
+  y = y * r + 1.0f / 6;
+  y = y * r + 0.5f;
+  y = y * r * r + r + 1.0f;
+  const uint32_t exponent = float_bits(shifted) - float_bits(12582912.0f) + 127;
+  return y * bits_float(exponent << 23);
+}
+
+// exp of the cosines of a panel, 0 from `count` on.
+template <int kPanel>
+void exponentials(const float* dots, const float* rnorm, float scale, int64_t count, float* out) {
+  for (int p = 0; p < kPanel; ++p) {
+    const float e = exponential(dots[p] * rnorm[p] * scale);
+    out[p] = p < count ? e : 0.0f;
+  }
+}
+
+// Adds a panel to a row's softmax: per lane the sum of the exponentials, and the largest weight but for that sum.
+template <int kPanel, int kWidth>
+void update_softmax(const float* e, const float* token_sums, int64_t count, float* sums, float* largest) {
+  float weight[kPanel];
+  for (int p = 0; p < kPanel; ++p) weight[p] = e[p];
+  if (token_sums != nullptr) {
+    for (int64_t p = 0; p < count; ++p) weight[p] = e[p] * (e[p] / token_sums[p]);
+  }
+  for (int p = 0; p < kPanel; p += kWidth) {
+    for (int i = 0; i < kWidth; ++i) {
+      const float w = weight[p + i];
+      sums[i] += e[p + i] + (w - w);  // a NaN weight is lost by the comparison
+      largest[i] = w > largest[i] ? w : largest[i];
+    }
+  }
 }
 
 // Scores of a range of rows, tile by tile.
@@ -194,18 +261,24 @@ class Scorer {
         tile_rows_(kRows *
                    std::max<int64_t>(1, std::min(ceil_div(rows, kRows), kTileFloats / (panels_ * kPanel * kRows)))),
         rnorm_(ceil_div(p_.prototype_count, kPanel) * kPanel, 1.0f),
+        bias_(rnorm_.size(), 0.0f),
         prototype_squares_(panels_ * kPanel * V::kWidth),
         source_(tile_rows_),
         target_(tile_rows_),
-        best_(tile_rows_) {
+        segment_(tile_rows_),
+        best_(p_.mode == ScoreMode::kBest ? tile_rows_ : 0),
+        heap_(p_.mode == ScoreMode::kTop ? tile_rows_ * p_.m : 0),
+        heap_size_(p_.mode == ScoreMode::kTop ? tile_rows_ : 0),
+        softmax_(p_.mode == ScoreMode::kSoftmax ? tile_rows_ * 2 * V::kWidth : 0) {
     if (p_.rnorm != nullptr) std::copy_n(p_.rnorm, p_.prototype_count, rnorm_.begin());
-    needs_norms_ = p_.cosine && p_.rnorm == nullptr;
+    needs_norms_ = (p_.cosine && p_.rnorm == nullptr) || p_.l2;
     Scratch scratch(kRows * kRowStride + kPanel * (kSum + panels_ * (depth_ + tile_rows_)) + tile_rows_ * V::kWidth);
     rows_ = scratch.take<uint32_t>(kRows * kRowStride);
     columns_ = scratch.take<uint32_t>(kPanel * kSum);
     packed_ = scratch.take<uint32_t>(panels_ * kPanel * depth_);
     tile_ = scratch.take<float>(panels_ * kPanel * tile_rows_);
     squares_ = scratch.take<float>(tile_rows_ * V::kWidth);
+    if (p_.width == 0) std::fill_n(tile_, panels_ * kPanel * tile_rows_, 0.0f);
   }
 
   void run(int64_t begin, int64_t end) {
@@ -215,7 +288,7 @@ class Scorer {
         const int64_t panels = std::min(panels_, ceil_div(p_.prototype_count - first, kPanel));
         for (int64_t d = 0; d < p_.width; d += depth_ * unit_) add_chunk(first, panels, d);
         if (needs_norms_) finish_norms(first, panels);
-        update_bests(first, panels);
+        update_rows(first, panels);
       }
       needs_norms_ = false;  // the first tile has met every prototype
       finish_tile();
@@ -241,9 +314,12 @@ class Scorer {
       const Segment& segment = work_.segments[s];
       const int64_t within = begin + r - work_.row_begin[s];
       source_[r] = element(p_.tokens, segment.offset + (segment.first + within) * p_.tokens.row_stride, size_);
-      target_[r] = segment.scores + within;
-      best_[r] = {INT32_MIN, 0};
+      target_[r] = segment.scores + within * p_.score_stride;
+      segment_[r] = s;
     }
+    std::fill(best_.begin(), best_.end(), Best{INT32_MIN, 0});
+    std::fill(heap_size_.begin(), heap_size_.end(), 0);
+    std::fill(softmax_.begin(), softmax_.end(), 0.0f);
     std::fill_n(squares_, tile_rows_ * V::kWidth, 0.0f);
   }
 
@@ -260,7 +336,7 @@ class Scorer {
       for (int64_t r = 0; r < std::min<int64_t>(kRows, count_ - r0); ++r) {
         uint32_t* to = rows_ + r * kRowStride;
         load_units<V>(source_[r0 + r] + d * p_.tokens.col_stride * size_, p_.dtype, elements, p_.tokens.col_stride, to);
-        if (first == 0 && p_.cosine) add_squares<V>(to, depth, squares_ + (r0 + r) * V::kWidth);
+        if (first == 0 && (p_.cosine || p_.l2)) add_squares<V>(to, depth, squares_ + (r0 + r) * V::kWidth);
       }
       for (int64_t r = count_ - r0; r < kRows; ++r) memset(rows_ + r * kRowStride, 0, depth * sizeof(uint32_t));
       // The rows read next are those of the next panel, or the first ones again, a chunk of D further.
@@ -309,26 +385,76 @@ class Scorer {
   void finish_norms(int64_t first, int64_t panels) {
     const int64_t count = std::min(panels * kPanel, p_.prototype_count - first);
     for (int64_t i = 0; i < count; ++i) {
-      rnorm_[first + i] = p_.width == 0 ? 0.0f : reciprocal_norm(total<V>(prototype_squares_.data() + i * V::kWidth));
-    }
-  }
-
-  void update_bests(int64_t first, int64_t panels) {
-    for (int64_t r = 0; r < count_; ++r) {
-      const int64_t r0 = r / kRows * kRows;
-      for (int64_t panel = 0; panel < panels; ++panel) {
-        const int64_t at = first + panel * kPanel;
-        update_best<kPanel>(tile_ + (r0 * panels + panel * kRows + r - r0) * kPanel, rnorm_.data() + at, at,
-                            std::min(kPanel, p_.prototype_count - at), p_.argmax.data != nullptr, best_[r]);
+      const float squares = p_.width == 0 ? 0.0f : total<V>(prototype_squares_.data() + i * V::kWidth);
+      if (p_.l2) {
+        bias_[first + i] = -0.5f * squares;
+      } else {
+        rnorm_[first + i] = reciprocal_norm(squares);
       }
     }
   }
 
-  void finish_tile() {
+  // What the products of all of D with a chunk of prototypes mean for every row.
+  void update_rows(int64_t first, int64_t panels) {
     for (int64_t r = 0; r < count_; ++r) {
-      const float scale = p_.cosine ? reciprocal_norm(total<V>(squares_ + r * V::kWidth)) : 1.0f;
-      p_.scores[target_[r]] = (best_[r].key == kNanKey ? NAN : max_key_value(best_[r].key) * scale) + 0.0f;
-      if (p_.argmax.data != nullptr) p_.argmax.store(target_[r], best_[r].prototype);
+      const int64_t r0 = r / kRows * kRows;
+      const bool exponents = p_.mode == ScoreMode::kSoftmax || p_.mode == ScoreMode::kTokenSums;
+      const float scale = exponents ? row_rnorm(r) : 1.0f;
+      for (int64_t panel = 0; panel < panels; ++panel) {
+        const int64_t at = first + panel * kPanel, count = std::min(kPanel, p_.prototype_count - at);
+        const float* dots = tile_ + (r0 * panels + panel * kRows + r - r0) * kPanel;
+        const float *rnorm = rnorm_.data() + at, *bias = bias_.data() + at;
+        if (p_.mode == ScoreMode::kBest) {
+          update_best<kPanel>(dots, rnorm, bias, at, count, p_.argmax.data != nullptr, best_[r]);
+        } else if (p_.mode == ScoreMode::kTop) {
+          update_top<kPanel>(dots, rnorm, bias, at, count, p_.m, heap_.data() + r * p_.m, heap_size_[r]);
+        } else {
+          float e[kPanel];
+          exponentials<kPanel>(dots, rnorm, scale, count, e);
+          if (p_.mode == ScoreMode::kTokenSums) {
+            float* sums = p_.token_sums + target_[r] / kSumTokens * p_.prototype_count + at;
+            for (int64_t p = 0; p < count; ++p) sums[p] += e[p];
+            continue;
+          }
+          const float* sums =
+              p_.token_sums == nullptr ? nullptr : p_.token_sums + segment_[r] * p_.prototype_count + at;
+          float* lanes = softmax_.data() + r * 2 * V::kWidth;
+          update_softmax<kPanel, V::kWidth>(e, sums, count, lanes, lanes + V::kWidth);
+        }
+      }
+    }
+  }
+
+  float row_rnorm(int64_t r) const { return reciprocal_norm(total<V>(squares_ + r * V::kWidth)); }
+
+  // A similarity without its part that depends on the token alone, and that part.
+  float finish_score(float best, float squares) const {
+    if (p_.cosine) best *= reciprocal_norm(squares);
+    if (p_.l2) {
+      best = 2.0f * best - squares;
+      best = best > 0 ? 0.0f : best;
+    }
+    return best + 0.0f;
+  }
+
+  void finish_tile() {
+    if (p_.mode == ScoreMode::kTokenSums) return;
+    for (int64_t r = 0; r < count_; ++r) {
+      const float squares = total<V>(squares_ + r * V::kWidth);
+      if (p_.mode == ScoreMode::kBest) {
+        p_.scores[target_[r]] = finish_score(best_[r].key == kNanKey ? NAN : max_key_value(best_[r].key), squares);
+        if (p_.argmax.data != nullptr) p_.argmax.store(target_[r], best_[r].prototype);
+      } else if (p_.mode == ScoreMode::kTop) {
+        uint64_t* heap = heap_.data() + r * p_.m;
+        std::sort(heap, heap + p_.m, std::greater<>());
+        for (int64_t i = 0; i < p_.m; ++i) {
+          p_.scores[target_[r] + i] = finish_score(selection_key_value(static_cast<uint32_t>(heap[i] >> 32)), squares);
+          p_.argmax.store(target_[r] + i, 0xffffffffu - static_cast<uint32_t>(heap[i]));
+        }
+      } else {
+        const float *sums = softmax_.data() + r * 2 * V::kWidth, *largest = sums + V::kWidth;
+        p_.scores[target_[r]] = *std::max_element(largest, largest + V::kWidth) / total<V>(sums);
+      }
     }
   }
 
@@ -346,11 +472,16 @@ class Scorer {
   float* tile_;                           // [panels of rows][panels_][kRows][kPanel] sums
   float* squares_;                        // [tile_rows_][kWidth] partial sums
   std::vector<float> rnorm_;              // [whole panels of prototypes]
+  std::vector<float> bias_;               // the same, added to the product
   std::vector<float> prototype_squares_;  // [panels_ * kPanel][kWidth] partial sums
   bool needs_norms_ = false;
   std::vector<const char*> source_;
   std::vector<int64_t> target_;
+  std::vector<int64_t> segment_;
   std::vector<Best> best_;
+  std::vector<uint64_t> heap_;      // [tile_rows_][m]
+  std::vector<int64_t> heap_size_;  // [tile_rows_]
+  std::vector<float> softmax_;      // [tile_rows_][2][kWidth] sums and largest weights
 };
 
 template <class V, int kRows, int kVectors>

@@ -64,20 +64,21 @@ inline void check_status(const char* op, const std::optional<Tensor>& status) {
 
 // The tokens and prototypes of a call, checked.
 inline ScoreProblem score_problem(const char* op, const char* token_arg, const Tensor& tokens, const Tensor& prototypes,
-                                  const std::optional<Tensor>& rnorm) {
+                                  const std::optional<Tensor>& rnorm, bool grouped = false) {
   check_device(op, token_arg, tokens, cpu_type());
   check_device(op, "prototypes", prototypes, cpu_type());
   const View x(tokens), p(prototypes);
   ScoreProblem problem{};
   problem.dtype = float_dtype(op, token_arg, x.dtype);
-  check_rank(op, "prototypes", p, 2, "a 2-D tensor [P, D]");
-  VTK_CHECK(p.sizes[0] >= 1, op, "prototypes", "empty, of shape " + text(p.shape()), "at least one prototype");
+  check_rank(op, "prototypes", p, grouped ? 3 : 2, grouped ? "a 3-D tensor [G, P, d]" : "a 2-D tensor [P, D]");
+  const int64_t row = grouped ? 1 : 0;
+  VTK_CHECK(p.sizes[row] >= 1, op, "prototypes", "empty, of shape " + text(p.shape()), "at least one prototype");
   VTK_CHECK(p.dtype == x.dtype, op, "prototypes", dtype_name(p.dtype), dtype_name(x.dtype));
   problem.width = x.sizes[x.dims - 1];
-  check_size(op, "prototypes", p.sizes[1], problem.width, "D");
-  problem.prototype_count = p.sizes[0];
+  check_size(op, "prototypes", p.sizes[row + 1], problem.width, "D");
+  problem.prototype_count = p.sizes[row];
   problem.tokens = {x.data(), x.strides[x.dims - 2], x.strides[x.dims - 1]};
-  problem.prototypes = {p.data(), p.strides[0], p.strides[1]};
+  problem.prototypes = {p.data(), p.strides[row], p.strides[row + 1]};
   problem.cosine = true;
   if (rnorm.has_value()) {
     check_vector(op, "prototype_rnorm", *rnorm, p.sizes[0], aoti_torch_dtype_float32(), "P", cpu_type());

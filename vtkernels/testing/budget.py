@@ -23,7 +23,8 @@ def _ragged(rows: list[list[int]], n: int) -> Ragged:
 def oracle_threshold(scores: Tensor, threshold: float, largest: bool = True, min_keep: int = 0,
                      thresholds: Tensor | None = None) -> Ragged:
     """Indices, counts and cu_seqlens."""
-    limits = torch.full((scores.shape[0],), threshold) if thresholds is None else thresholds
+    each = torch.full((scores.shape[0],), threshold, dtype=torch.float64).float()  # to infinity, where float32 ends
+    limits = each if thresholds is None else thresholds
     rows = []
     for row, limit in zip(scores, limits.tolist(), strict=True):
         passed = [i for i, value in enumerate(row.tolist()) if (value > limit if largest else value < limit)]

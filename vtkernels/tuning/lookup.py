@@ -22,6 +22,7 @@ GATHER = ("block_rows", "block_bytes", "num_warps", "num_stages")
 SCORE = ("block_n", "block_p", "block_d", "num_warps", "num_stages")
 PRUNE = (*SCORE, "path", "select_block", "block_rows", "block_bytes", "programs_per_sm")
 SELECT = ("select_block", "num_warps", "num_stages")
+CLUSTER = (*SCORE, "block")
 FIELDS = {
     "prototype_scores": SCORE,
     "prototype_topm": SCORE,
@@ -33,6 +34,10 @@ FIELDS = {
     "select_threshold": SELECT,
     "select_top_p": SELECT,
     "allocate_budget": SELECT,
+    "match_bipartite": CLUSTER,
+    "cluster_density_peaks": CLUSTER,
+    "cluster_kmeans": CLUSTER,
+    "cluster_kmedoids": CLUSTER,
     "gather_tokens": GATHER,
     "gather_kv": GATHER,
     "cell_attention": ("block_n", "num_warps", "num_stages"),

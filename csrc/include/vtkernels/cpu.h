@@ -61,6 +61,12 @@ struct IndexOut {
   }
 };
 
+// What becomes of the similarities of a token: the best one; the m best; the largest weight of a softmax over the
+// prototypes, or, when token_sums are given, of that times the softmax over the tokens; or sums over tokens of their
+// exponentials, kSumTokens rows at a time.
+enum class ScoreMode : int32_t { kBest, kTop, kSoftmax, kTokenSums };
+constexpr int64_t kSumTokens = 256;
+
 struct ScoreProblem {
   DType dtype;
   Matrix tokens;
@@ -70,12 +76,21 @@ struct ScoreProblem {
   const float* rnorm;       // [P], or null: computed
   bool cosine;
   float* scores;
-  IndexOut argmax;  // data may be null
+  IndexOut argmax;           // data may be null
+  bool l2 = false;           // negative squared distances, without cosine
+  int64_t score_stride = 1;  // between the scores of the tokens of a segment
+  ScoreMode mode = ScoreMode::kBest;
+  int64_t m = 1;                // kTop: scores and argmax hold m entries for each token
+  float* token_sums = nullptr;  // kSoftmax: [segments][P]; kTokenSums: [scores / kSumTokens][P], starting from zeros
 };
 
 // Scores of every row of every segment, by the rules of vtkernels.prototype_scores.
 void prototype_scores(const Parallel& parallel, const ScoreProblem& problem, const Segment* segments,
                       int64_t segment_count);
+
+// Softmax scores of rows of n tokens, by the rules of vtkernels.prototype_softmax_scores.
+void prototype_softmax_scores(const Parallel& parallel, ScoreProblem problem, const Segment* segments,
+                              int64_t segment_count, bool over_tokens);
 
 // Positions of the k best of n scores, ascending, into out[at ..] with `base` added.
 void select_row(const float* scores, int64_t stride, int64_t n, int64_t k, bool largest, int64_t base,

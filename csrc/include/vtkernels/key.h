@@ -45,4 +45,8 @@ VTK_HD inline uint32_t selection_key(float score, bool largest) {
   return score != score ? 0u : (largest ? ordered : ~ordered);
 }
 
+VTK_HD inline float selection_key_value(uint32_t key) {  // of largest = true
+  return key == 0 ? bits_float(0x7fc00000u) : max_key_value(static_cast<int32_t>(key ^ 0x80000000u));
+}
+
 }  // namespace vtkernels

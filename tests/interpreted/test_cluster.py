@@ -1,0 +1,63 @@
+"""The Triton kernels of match_bipartite and the clustering ops in the interpreter, against float64."""
+
+import functools
+
+import pytest
+import torch
+from helpers import flat, run_out
+
+from vtkernels import _triton, testing
+from vtkernels.tuning import lookup
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, of the hostile samples
+OPS = ("match_bipartite", "cluster_density_peaks", "cluster_kmeans", "cluster_kmedoids")
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    kernels, launch = [], _triton.launch
+    monkeypatch.setattr(_triton, "launch", lambda kernel, *args, **options: (
+        kernels.append(kernel), launch(kernel, *args, **options)))
+    return kernels
+
+
+def check(op, run, sample, outs):
+    if op == "match_bipartite":
+        testing.assert_match(outs, *sample.args, **sample.kwargs, exact="exact" in sample.name)
+    elif op == "cluster_density_peaks":
+        testing.assert_density_peaks(outs, *sample.args, **sample.kwargs)
+    elif op == "cluster_kmeans":
+        testing.assert_kmeans(run, *sample.args, **sample.kwargs)
+    else:
+        testing.assert_kmedoids(run, *sample.args, **sample.kwargs)
+
+
+@pytest.mark.parametrize(("op", "sample"), [
+    pytest.param(op, s, id=f"{op}-{s.name}") for op in OPS for s in testing.SAMPLES[op]()])
+def test_against_float64(launches, op, sample):
+    outs = run_out(op, "triton", sample, torch.int32)
+    assert launches or not any(t.numel() for t in flat(outs)) or 0 in sample.args[0].shape, "no kernel was launched"
+    check(op, functools.partial(testing.run, op, "triton"), sample, outs)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_rows_longer_than_every_block(launches, monkeypatch, op):
+    config = {"block_n": 16, "block_p": 16, "block_d": 16, "block": 16, "select_block": 16, "num_warps": 4,
+              "num_stages": 1}
+    monkeypatch.setattr(lookup, "config", lambda *args, **shape: config)
+    options = {"iterations": 1} if op in ("cluster_kmeans", "cluster_kmedoids") else {}
+    sample = testing.Sample("long", (testing.clustered(2 * 59, 40).view(2, 59, 40), 20), options)
+    run = functools.partial(testing.run, op, "triton")
+    check(op, run, sample, run(*sample.args, **sample.kwargs))
+    assert launches
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_row_does_not_depend_on_its_neighbours(launches, op):
+    features = testing.clustered(2 * 45, 24, dtype=torch.float16).view(2, 45, 24)
+    both = testing.run(op, "triton", features, 5)
+    for row in range(2):
+        alone = testing.run(op, "triton", features[row:row + 1], 5)
+        for whole, part in zip(both, alone, strict=True):
+            assert torch.equal(whole[row:row + 1], part)
+    assert launches
