@@ -18,6 +18,7 @@ from benchmarks import (
     host_cost,
     measure,
     peers,
+    pipelines,
     registry,
     run,
     scaling,
@@ -395,3 +396,21 @@ def test_each_gpu_test_falls_into_one_process(backend, op):
             return word in f"test_samples[{backend}-{op}-float32]"
 
     assert sum(eval(expression, {}, Words()) for expression in gpu.GPU_TESTS) == 1
+
+
+def test_pipelines_agree_before_they_are_timed(monkeypatch, capsys):
+    small = pipelines.PIPELINES["tome-576x1024"]._replace(make=lambda: pipelines._tokens(48, 16))
+    monkeypatch.setattr(pipelines, "PIPELINES", {"small": small})
+    monkeypatch.setattr(pipelines, "SECONDS", 0.0)
+    assert pipelines.main([]) == 0
+    assert capsys.readouterr().out.startswith("small: ours ")
+    assert pipelines.main(["large"]) == 2
+    assert "no large, allowed: small" in capsys.readouterr().err
+
+    def wrong(tokens, r):
+        merged, sizes = small.ours(tokens, r)
+        return merged + 1, sizes
+
+    monkeypatch.setitem(pipelines.PIPELINES, "small", small._replace(peers={"wrong": wrong}))
+    with pytest.raises(RuntimeError, match="small: wrong and ours differ"):
+        pipelines.measure("small")

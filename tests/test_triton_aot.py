@@ -164,7 +164,14 @@ def builds(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize(("case", "arch"), [pytest.param(c, a, id=f"{c}-{a}") for c, a in cases()])
+def marks(case: Case, arch: str) -> list:
+    """All architectures of the flagship and its stages; of the other ops two, and the rest in the long suite."""
+    often = case.op not in aot_calls.CALLS or arch in ("sm_90", "gfx942")
+    return [] if often else [pytest.mark.long]
+
+
+@pytest.mark.parametrize(("case", "arch"), [
+    pytest.param(c, a, id=f"{c}-{a}", marks=marks(c, a)) for c, a in cases()])
 def test_compiles_within_the_limits(builds: dict, case: Case, arch: str) -> None:
     report = builds[case, arch].result()
     assert report, "the launcher launched nothing"

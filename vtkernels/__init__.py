@@ -9,10 +9,12 @@ from .attend.cell_attention import cell_attention
 from .compact.compact_kv_paged import compact_kv_paged
 from .compact.dequantize_kv import dequantize_kv
 from .compact.gather_kv import gather_kv
+from .compact.gather_kv_inplace import gather_kv_inplace
 from .compact.gather_tokens import gather_tokens
 from .compact.merge_tokens import merge_assignment, merge_tokens, unmerge_tokens
 from .compact.pool_span import pool_positions, pool_span
 from .compact.quantize_kv import importance_classes, quantize_kv
+from .compact.rotate_keys import mrope_inv_freq, rotate_keys
 from .compact.shuffle_tokens import shuffle_tokens
 from .compact.unshuffle_tokens import unshuffle_tokens
 from .fused.prune_topk import prune_topk
@@ -53,11 +55,13 @@ __all__ = [
     "dequantize_kv",
     "explain",
     "gather_kv",
+    "gather_kv_inplace",
     "gather_tokens",
     "importance_classes",
     "match_bipartite",
     "merge_assignment",
     "merge_tokens",
+    "mrope_inv_freq",
     "nn",
     "orthonormal_basis",
     "pool_positions",
@@ -70,6 +74,7 @@ __all__ = [
     "prune_topk_paged",
     "prune_topk_varlen",
     "quantize_kv",
+    "rotate_keys",
     "row_statistics",
     "select_diverse",
     "select_quota",

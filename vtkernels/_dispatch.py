@@ -22,8 +22,8 @@ _OPS_OF_STAGE = {
     "select": ("select_topk", "select_topk_varlen", "select_quota", "select_threshold", "select_top_p",
                "allocate_budget", "select_diverse", "match_bipartite", "cluster_density_peaks", "cluster_kmeans",
                "cluster_kmedoids"),
-    "compact": ("gather_tokens", "gather_kv", "merge_tokens", "pool_span", "shuffle_tokens", "unshuffle_tokens",
-                "quantize_kv", "dequantize_kv", "compact_kv_paged"),
+    "compact": ("gather_tokens", "gather_kv", "gather_kv_inplace", "rotate_keys", "merge_tokens", "pool_span",
+                "shuffle_tokens", "unshuffle_tokens", "quantize_kv", "dequantize_kv", "compact_kv_paged"),
     "attend": ("cell_attention", "argmax_attention"),
     "fused": ("prune_topk", "prune_topk_varlen", "prune_topk_paged"),
 }
@@ -95,7 +95,7 @@ def function(name: str, backend: str) -> Callable:
             buffers = [kwargs.pop(arg) for arg in outs]
             kwargs.pop("workspace", None)
             results = run(*args, **kwargs)
-            for buffer, result in zip(buffers, results if len(outs) > 1 else (results,), strict=True):
+            for buffer, result in zip(buffers, results if len(outs) > 1 else (results,)[:len(outs)], strict=True):
                 if isinstance(buffer, Tensor):
                     buffer.copy_(result)
                 else:
@@ -115,7 +115,7 @@ def function(name: str, backend: str) -> Callable:
 
     def functional(*args: Any, **kwargs: Any) -> Any:
         results = _library.allocate(contract(*args, **kwargs))
-        launch(*args, **kwargs, **dict(zip(outs, results if len(outs) > 1 else (results,), strict=True)))
+        launch(*args, **kwargs, **dict(zip(outs, results if len(outs) > 1 else (results,)[:len(outs)], strict=True)))
         return results
 
     return functional

@@ -67,6 +67,9 @@ _OPS: dict[str, tuple[str, str]] = {
                          "Tensor out_assignment, Tensor out_medoids"),
     "gather_tokens": ("Tensor[] tensors, Tensor indices, *, int[]? token_dims=None", "Tensor[] out"),
     "gather_kv": ("Tensor[] kv, Tensor indices, *, str kv_layout='HND'", "Tensor[] out"),
+    "gather_kv_inplace": ("Tensor(k!)[] kv, Tensor indices, *, str kv_layout='HND'", ""),
+    "rotate_keys": ("Tensor keys, Tensor deltas, Tensor inv_freq, *, bool interleaved=False, str kv_layout='HND'",
+                    "Tensor out"),
     "merge_tokens": ("Tensor tokens, Tensor assignment, SymInt groups, *, Tensor? weights=None, str reduce='mean'",
                      "Tensor out_tokens, Tensor out_sizes"),
     "compact_kv_paged": (f"{_PAGES}, Tensor indices, *, Tensor? counts=None, {_PAGE_OPTIONS}", _PAGE_RESULTS),
@@ -105,11 +108,12 @@ WORKSPACE: dict[str, Callable[..., Any]] = {
 }
 # Ops that read indices, spans or lengths on the device: their `.out` takes a status word.
 STATUS = {"attention_scores_varlen", "select_topk_varlen", "select_quota", "select_diverse", "gather_tokens",
-          "gather_kv", "merge_tokens", "quantize_kv", "dequantize_kv", "compact_kv_paged", *WORKSPACE}
+          "gather_kv", "gather_kv_inplace", "merge_tokens", "quantize_kv", "dequantize_kv", "compact_kv_paged",
+          *WORKSPACE}
 
 # Ops with kernels in CUDA C++, for engines without Triton.
-CUDA_OPS = {"prototype_scores", "select_topk", "gather_tokens", "gather_kv", "compact_kv_paged", "prune_topk",
-            "prune_topk_varlen"}
+CUDA_OPS = {"prototype_scores", "select_topk", "gather_tokens", "gather_kv", "gather_kv_inplace", "rotate_keys",
+            "compact_kv_paged", "prune_topk", "prune_topk_varlen"}
 
 # Bits that an op with a `status` word (int32 [1]) ORs into it when device-side metadata was out of range.
 STATUS_BAD_INDEX = 1      # an index outside its row: that output row is zero-filled
@@ -122,7 +126,7 @@ STATUS_SHARED_PAGE = 32   # a page that must be the row's own is named twice: th
 
 def _schemas(op: str, args: str, outputs: str) -> dict[str, str]:
     """`op` and `op.out`. Outputs are (a!), (b!), .. in the order of their names."""
-    results = outputs.split(", ")
+    results = outputs.split(", ") if outputs else []
     returns = [r.replace(" out_", " ") for r in results]
     returned = returns[0].split()[0] if len(returns) == 1 else f"({', '.join(returns)})"
     kinds = results + ["Tensor? workspace"] * (op in WORKSPACE) + ["Tensor? status"] * (op in STATUS)
@@ -137,8 +141,8 @@ def _schemas(op: str, args: str, outputs: str) -> dict[str, str]:
 
 SCHEMAS = {name: schema for op, (args, outputs) in _OPS.items() for name, schema in _schemas(op, args, outputs).items()}
 
-# The outputs of each op, by their names in the `.out` variant.
-OUT_ARGS = {op: tuple(o.split()[1] for o in outputs.split(", ")) for op, (_, outputs) in _OPS.items()}
+# The outputs of each op, by their names in the `.out` variant. An op that only changes its arguments has none.
+OUT_ARGS = {op: tuple(o.split()[1] for o in outputs.split(", ") if o) for op, (_, outputs) in _OPS.items()}
 
 
 def _out_contract(op: str, contract: Callable) -> Callable:
@@ -149,7 +153,8 @@ def _out_contract(op: str, contract: Callable) -> Callable:
         like = contract(*args, **kwargs)
         first = next(t for t in (*args, *kwargs.values()) if isinstance(t, (Tensor, list, tuple)))
         ref = first if isinstance(first, Tensor) else first[0]
-        for arg, buffer, spec in zip(OUT_ARGS[op], buffers, like if len(buffers) > 1 else (like,), strict=True):
+        for arg, buffer, spec in zip(OUT_ARGS[op], buffers, like if len(buffers) > 1 else (like,)[:len(buffers)],
+                                     strict=True):
             _check_output(f"{op}.out", arg, buffer, spec)
         check.status_word(f"{op}.out", status, ref)
         if workspace is not None:

@@ -14,6 +14,7 @@
 constexpr int64_t kBlockKeys = 84;  // a multiple of every kKeys
 constexpr int64_t kSlots = 64;      // of a panel
 constexpr int64_t kSmall = 4096;    // sequences of at most as many keys are computed by one thread per key head
+constexpr int64_t kAhead = 16;      // keys between a request for kept values and their use
 constexpr float kFarAway = 1e9f;   // past every key of a block
 constexpr float kLog2e = 1.44269504f;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -360,7 +361,7 @@ class AttentionUnit {
     const int64_t stride = panel.vectors * kWidth;
     Scratch scratch(kBlockKeys * (copy_stride_ + kSlots));
     float* copy = scratch.take<float>(kBlockKeys * copy_stride_);
-    float* unscored = scratch.take<float>(kBlockKeys * kSlots);
+    float* tile = scratch.take<float>(kBlockKeys * kSlots);
     Keys keys;
     Mask mask;
     for (int64_t block = begin; block < end; ++block) {
@@ -370,41 +371,60 @@ class AttentionUnit {
         std::fill_n(m + kSlots, kSlots, 0.0f);
         continue;
       }
-      float* tile = block >= first && block < last ? kept_ + (block - first) * kBlockKeys * stride : unscored;
       load_keys(block, copy, keys);
       multiply(keys, panel, tile);
-      if (masked(panel, block, keys, mask)) {
-        exponentials_of_block<true>(tile, keys.count, panel.vectors, mask, m, m + kSlots);
-      } else {
-        exponentials_of_block<false>(tile, keys.count, panel.vectors, mask, m, m + kSlots);
+      float* kept = block >= first && block < last ? kept_ + (block - first) * kBlockKeys * stride : tile;
+      const bool some = masked(panel, block, keys, mask);
+      for (int64_t v = 0; v < panel.vectors;) {  // as many vectors at a time as make a line of work
+        if (panel.vectors - v >= 4) {
+          some ? exponentials_of_block<true, 4>(tile, kept, stride, keys.count, v, mask, m)
+               : exponentials_of_block<false, 4>(tile, kept, stride, keys.count, v, mask, m);
+          v += 4;
+        } else {
+          some ? exponentials_of_block<true, 1>(tile, kept, stride, keys.count, v, mask, m)
+               : exponentials_of_block<false, 1>(tile, kept, stride, keys.count, v, mask, m);
+          v += 1;
+        }
       }
     }
   }
 
-  template <bool kMasked>
-  void exponentials_of_block(float* tile, int64_t count, int64_t vectors, const Mask& mask, float* maxima,
-                             float* sums) const {
-    const int64_t stride = vectors * kWidth;
+  // kept = exp(tile - m) for vectors [v, v + kVectors), with their maxima and sums to `state`.
+  template <bool kMasked, int kVectors>
+  void exponentials_of_block(const float* tile, float* kept, int64_t stride, int64_t count, int64_t v,
+                             const Mask& mask, float* state) const {
     const Reg factor = V::set1(factor_), none = V::set1(-kInfinity);
-    for (int64_t v = 0; v < vectors; ++v) {
-      const Reg limit = kMasked ? V::load(mask.limit + v * kWidth) : V::zero();
-      float* column = tile + v * kWidth;
-      Reg most = none;
-      for (int64_t i = 0; i < count; ++i) {
-        Reg x = V::load(column + i * stride) * factor;
-        if (kMasked) x = V::where_le(V::set1(mask.position[i]), limit, x, none);
-        most = V::max(most, x);
+    Reg limit[kVectors], most[kVectors], shift[kVectors], sum[kVectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) {
+      limit[j] = kMasked ? V::load(mask.limit + (v + j) * kWidth) : V::zero();
+      most[j] = none;
+      sum[j] = V::zero();
+    }
+    for (int64_t i = 0; i < count; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) {
+        Reg x = V::load(tile + i * stride + (v + j) * kWidth) * factor;
+        if (kMasked) x = V::where_le(V::set1(mask.position[i]), limit[j], x, none);
+        most[j] = V::max(most[j], x);
       }
-      const Reg shift = V::where_le(most, none, V::zero(), V::zero() - most);
-      Reg sum = V::zero();
-      for (int64_t i = 0; i < count; ++i) {
-        Reg e = V::exp2(V::dot(V::load(column + i * stride), factor, shift));
-        if (kMasked) e = V::where_le(V::set1(mask.position[i]), limit, e, V::zero());
-        V::store(column + i * stride, e);
-        sum = V::add(sum, e);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) shift[j] = V::where_le(most[j], none, V::zero(), V::zero() - most[j]);
+    for (int64_t i = 0; i < count; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) {
+        __builtin_prefetch(kept + (i + kAhead) * stride + (v + j) * kWidth, 1);
+        Reg e = V::exp2(V::dot(V::load(tile + i * stride + (v + j) * kWidth), factor, shift[j]));
+        if (kMasked) e = V::where_le(V::set1(mask.position[i]), limit[j], e, V::zero());
+        V::store(kept + i * stride + (v + j) * kWidth, e);
+        sum[j] = V::add(sum[j], e);
       }
-      V::store(maxima + v * kWidth, most);
-      V::store(sums + v * kWidth, sum);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) {
+      V::store(state + (v + j) * kWidth, most[j]);
+      V::store(state + kSlots + (v + j) * kWidth, sum[j]);
     }
   }
 
@@ -517,6 +537,7 @@ class AttentionUnit {
     for (int64_t i = 0; i < count; ++i) {
       Reg acc = neutral;
       for (int64_t v = piece.begin; v < piece.end; ++v) {
+        __builtin_prefetch(tile + (i + kAhead) * stride + v * kWidth);
         const Reg x = V::load(tile + i * stride + v * kWidth), factor = V::load(factors + v * kWidth);
         if (!kMasked && !kMaximum) {
           acc = V::dot(x, factor, acc);

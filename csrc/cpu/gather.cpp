@@ -4,50 +4,141 @@
 #include <cstring>
 
 #include "vtkernels/cpu.h"
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#endif
 
 namespace vtkernels::cpu {
 namespace {
 
-// One row whose elements are not dense in the source.
-void copy_strided(char* dst, const char* src, const RowCopy& c) {
-  for (int64_t i = 0; i < c.width; ++i) memcpy(dst + i * c.element, src + i * c.src_step, c.element);
+constexpr int64_t kGrainBytes = 65536;
+// Output from which on rows go past the caches: less than that may still be there for its reader.
+constexpr int64_t kStreamBytes = int64_t{8} << 20;
+constexpr int64_t kPrefetchRows = 4;
+
+// A line is (tensor, batch, outer): `kept` rows that share their indices.
+class Lines {
+ public:
+  Lines(const std::vector<RowCopy>& copies, int64_t batch) : copies_(copies), before_(copies.size() + 1, 0) {
+    for (size_t i = 0; i < copies.size(); ++i) {
+      before_[i + 1] = before_[i] + batch * copies[i].outer;
+      bytes_ += batch * copies[i].outer * copies[i].width * copies[i].element;
+    }
+  }
+
+  int64_t count() const { return before_.back(); }
+  int64_t bytes() const { return bytes_; }  // of one row of every line
+
+  size_t tensor(int64_t line) const {
+    return std::upper_bound(before_.begin(), before_.end(), line) - before_.begin() - 1;
+  }
+  int64_t batch(int64_t line, size_t tensor) const { return (line - before_[tensor]) / copies_[tensor].outer; }
+  int64_t outer(int64_t line, size_t tensor) const { return (line - before_[tensor]) % copies_[tensor].outer; }
+
+ private:
+  const std::vector<RowCopy>& copies_;
+  std::vector<int64_t> before_;  // lines before each tensor
+  int64_t bytes_ = 0;
+};
+
+void copy_elements(char* dst, int64_t dst_step, const char* src, int64_t src_step, const RowCopy& c) {
+  for (int64_t i = 0; i < c.width; ++i) memcpy(dst + i * dst_step, src + i * src_step, c.element);
+}
+
+// A row of whole 16-byte units, at a multiple of 16 in the destination.
+void stream_row(char* dst, const char* src, int64_t bytes) {
+#if defined(__x86_64__)
+  for (int64_t i = 0; i < bytes; i += 16) {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(dst + i), _mm_loadu_si128(reinterpret_cast<const __m128i*>(src + i)));
+  }
+#else
+  memcpy(dst, src, bytes);
+#endif
+}
+
+void finish_streams() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
+void prefetch_row(const char* src, int64_t bytes) {
+  for (int64_t i = 0; i < std::min<int64_t>(bytes, 512); i += 64) __builtin_prefetch(src + i);
+}
+
+bool streams(const RowCopy& c, int64_t row) {
+  return (row | reinterpret_cast<intptr_t>(c.dst) | c.dst_batch | c.dst_outer | c.dst_token) % 16 == 0;
 }
 
 }  // namespace
 
 bool gather_rows(const Parallel& parallel, const std::vector<RowCopy>& copies, const Indices& indices, int64_t batch,
                  int64_t kept, int64_t tokens) {
-  // A line is (tensor, batch, outer): `kept` rows that share their indices. lines[i] counts those before tensor i.
-  std::vector<int64_t> lines(copies.size() + 1, 0);
-  int64_t bytes = 0;
-  for (size_t i = 0; i < copies.size(); ++i) {
-    lines[i + 1] = lines[i] + batch * copies[i].outer;
-    bytes += batch * copies[i].outer * copies[i].width * copies[i].element;
-  }
-  const int64_t total = lines.back() * kept;
+  const Lines lines(copies, batch);
+  const int64_t total = lines.count() * kept;
   if (total == 0) return false;
-  const int64_t row_bytes = std::max<int64_t>(1, bytes / lines.back());
+  const bool large = lines.bytes() * kept >= kStreamBytes;
+  const int64_t row_bytes = std::max<int64_t>(1, lines.bytes() / lines.count());
   std::atomic<bool> bad{false};
-  parallel(total, std::max<int64_t>(1, 65536 / row_bytes), [&](int64_t begin, int64_t end) {
-    int64_t line = begin / kept, j = begin % kept;
-    size_t tensor = std::upper_bound(lines.begin(), lines.end(), line) - lines.begin() - 1;
-    for (int64_t done = begin; done < end; j = 0, ++line) {
-      while (line >= lines[tensor + 1]) ++tensor;
+  parallel(total, std::max<int64_t>(1, kGrainBytes / row_bytes), [&](int64_t begin, int64_t end) {
+    int64_t j = begin % kept;
+    for (int64_t line = begin / kept, done = begin; done < end; j = 0, ++line) {
+      const size_t tensor = lines.tensor(line);
       const RowCopy& c = copies[tensor];
-      const int64_t b = (line - lines[tensor]) / c.outer, o = (line - lines[tensor]) % c.outer;
+      const int64_t b = lines.batch(line, tensor), o = lines.outer(line, tensor);
       const char* src = c.src + b * c.src_batch + o * c.src_outer;
       char* dst = c.dst + b * c.dst_batch + o * c.dst_outer;
       const int64_t row = c.width * c.element, stop = std::min(kept, j + end - done);
+      const bool dense = c.src_step == c.element, stream = large && dense && streams(c, row);
       done += stop - j;
       for (; j < stop; ++j) {
-        const int64_t token = indices.at(b, j);
+        const int64_t token = indices.at(tensor, b, o, j);
+        if (stream && j + kPrefetchRows < stop) {
+          const int64_t next = indices.at(tensor, b, o, j + kPrefetchRows);
+          if (next >= 0 && next < tokens) prefetch_row(src + next * c.src_token, row);
+        }
         if (token < 0 || token >= tokens) {
           memset(dst + j * c.dst_token, 0, row);
           bad.store(true, std::memory_order_relaxed);
-        } else if (c.src_step == c.element) {
+        } else if (stream) {
+          stream_row(dst + j * c.dst_token, src + token * c.src_token, row);
+        } else if (dense) {
           memcpy(dst + j * c.dst_token, src + token * c.src_token, row);
         } else {
-          copy_strided(dst + j * c.dst_token, src + token * c.src_token, c);
+          copy_elements(dst + j * c.dst_token, c.element, src + token * c.src_token, c.src_step, c);
+        }
+      }
+    }
+    if (large) finish_streams();
+  });
+  return bad.load();
+}
+
+bool gather_rows_inplace(const Parallel& parallel, const std::vector<RowCopy>& copies, const Indices& indices,
+                         int64_t batch, int64_t kept, int64_t tokens) {
+  const Lines lines(copies, batch);
+  if (lines.count() * kept == 0) return false;
+  const int64_t line_bytes = std::max<int64_t>(1, lines.bytes() / lines.count() * kept);
+  std::atomic<bool> bad{false};
+  parallel(lines.count(), std::max<int64_t>(1, kGrainBytes / line_bytes), [&](int64_t begin, int64_t end) {
+    for (int64_t line = begin; line < end; ++line) {
+      const size_t tensor = lines.tensor(line);
+      const RowCopy& c = copies[tensor];
+      const int64_t b = lines.batch(line, tensor), o = lines.outer(line, tensor);
+      char* rows = c.dst + b * c.dst_batch + o * c.dst_outer;
+      const bool dense = c.src_step == c.element;
+      for (int64_t j = 0; j < kept; ++j) {
+        const int64_t token = indices.at(tensor, b, o, j);
+        char* to = rows + j * c.dst_token;
+        if (token < j || token >= tokens) {
+          for (int64_t i = 0; i < c.width; ++i) memset(to + i * c.src_step, 0, c.element);
+          bad.store(true, std::memory_order_relaxed);
+        } else if (token == j) {
+          continue;
+        } else if (dense) {
+          memcpy(to, rows + token * c.dst_token, c.width * c.element);
+        } else {
+          copy_elements(to, c.src_step, rows + token * c.dst_token, c.src_step, c);
         }
       }
     }

@@ -226,22 +226,25 @@ void load_row(DType dtype, const Matrix& m, int64_t row, int64_t width, uint32_t
   for (int64_t i = ceil_div(count, V::kWidth) * V::kWidth; i < unit_stride(width); ++i) units[i] = 0;
 }
 
-// sums[j * kDotRows + i] += the kWidth partial sums of <a_i, b_j> over the units [from, to).
+constexpr int64_t kDotChunk = 512;              // units: so much of kDotRows rows stays in the first-level cache
+constexpr int64_t kDotStride = kDotChunk + 16;  // not a power of two, for the cache's sets
+
+// sums[j * kDotRows + i] += the kWidth partial sums of <a_i, b_j> over `units` units, those of b_j from `from` on.
 template <class V, int kTileRows, int kCount>
-void add_dots(const uint32_t* const* a, const uint32_t* const* b, int64_t from, int64_t to, float* sums) {
+void add_dots(const uint32_t* a, const uint32_t* const* b, int64_t from, int64_t units, float* sums) {
   typename V::Reg acc[kCount][kTileRows];
 #pragma GCC unroll 4
   for (int j = 0; j < kCount; ++j) {
 #pragma GCC unroll 8
     for (int i = 0; i < kTileRows; ++i) acc[j][i] = V::zero();
   }
-  for (int64_t k = from; k < to; k += V::kWidth) {
+  for (int64_t k = 0; k < units; k += V::kWidth) {
     typename V::Reg bv[kCount];
 #pragma GCC unroll 4
-    for (int j = 0; j < kCount; ++j) bv[j] = V::load(b[j] + k);
+    for (int j = 0; j < kCount; ++j) bv[j] = V::load(b[j] + from + k);
 #pragma GCC unroll 8
     for (int i = 0; i < kTileRows; ++i) {
-      const typename V::Reg av = V::load(a[i] + k);
+      const typename V::Reg av = V::load(a + i * kDotStride + k);
 #pragma GCC unroll 4
       for (int j = 0; j < kCount; ++j) acc[j][i] = V::dot(av, bv[j], acc[j][i]);
     }
@@ -258,22 +261,24 @@ void add_dots(const uint32_t* const* a, const uint32_t* const* b, int64_t from, 
 
 template <class V>
 void dots(const uint32_t* const* a, const uint32_t* const* b, int64_t count, int64_t width, float* out) {
-  constexpr int64_t kChunk = 512;  // units: so much of a's rows stays in the first-level cache
   constexpr int kTileRows = V::kWidth >= 16 ? 8 : 4, kTileColumns = V::kWidth >= 16 ? 3 : 2;  // fill the registers
-  const int64_t units = V::kPairs ? ceil_div(width, 2) : width;
+  const int64_t all = V::kPairs ? ceil_div(width, 2) : width;
+  alignas(64) uint32_t rows[kDotRows * kDotStride];
   alignas(64) float sums[kDotColumns * kDotRows * V::kWidth];
   memset(sums, 0, count * kDotRows * V::kWidth * sizeof(float));
-  for (int64_t from = 0; from < units; from += kChunk) {
-    const int64_t to = std::min(from + kChunk, units);
+  for (int64_t from = 0; from < all; from += kDotChunk) {
+    const int64_t units = ceil_div(std::min(kDotChunk, all - from), V::kWidth) * V::kWidth;
+    for (int i = 0; i < kDotRows; ++i) memcpy(rows + i * kDotStride, a[i] + from, units * sizeof(uint32_t));
     for (int64_t j = 0; j < count; j += kTileColumns) {
       for (int i = 0; i < kDotRows; i += kTileRows) {
+        const uint32_t* tile = rows + i * kDotStride;
         float* at = sums + (j * kDotRows + i) * V::kWidth;
         if (count - j >= kTileColumns) {
-          add_dots<V, kTileRows, kTileColumns>(a + i, b + j, from, to, at);
+          add_dots<V, kTileRows, kTileColumns>(tile, b + j, from, units, at);
         } else if (count - j == 2) {
-          add_dots<V, kTileRows, 2>(a + i, b + j, from, to, at);
+          add_dots<V, kTileRows, 2>(tile, b + j, from, units, at);
         } else {
-          add_dots<V, kTileRows, 1>(a + i, b + j, from, to, at);
+          add_dots<V, kTileRows, 1>(tile, b + j, from, units, at);
         }
       }
     }

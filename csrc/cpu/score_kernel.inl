@@ -165,13 +165,13 @@ struct Best {
 };
 
 // The best of the first `count` similarities of a panel, lowest prototype among equals. The loop has a fixed length so
-// that it vectorises; `rnorm` and `bias` are padded to whole panels.
-template <int kPanel>
+// that it vectorises; `rnorm` and `bias`, which counts only with kBias, are padded to whole panels.
+template <int kPanel, bool kBias>
 void update_best(const float* dots, const float* rnorm, const float* bias, int64_t first, int64_t count,
                  bool want_argmax, Best& best) {
   int32_t keys[kPanel];
   for (int p = 0; p < kPanel; ++p) {
-    const int32_t key = max_key(dots[p] * rnorm[p] + bias[p]);
+    const int32_t key = max_key(kBias ? dots[p] * rnorm[p] + bias[p] : dots[p] * rnorm[p]);
     keys[p] = p < count ? key : INT32_MIN;
   }
   int32_t highest = INT32_MIN;
@@ -394,34 +394,49 @@ class Scorer {
     }
   }
 
-  // What the products of all of D with a chunk of prototypes mean for every row.
-  void update_rows(int64_t first, int64_t panels) {
+  // update(row of the tile, products with a panel, its first prototype, how many it has) for all rows and panels.
+  template <class Update>
+  void for_each_panel(int64_t first, int64_t panels, const Update& update) {
     for (int64_t r = 0; r < count_; ++r) {
       const int64_t r0 = r / kRows * kRows;
-      const bool exponents = p_.mode == ScoreMode::kSoftmax || p_.mode == ScoreMode::kTokenSums;
-      const float scale = exponents ? row_rnorm(r) : 1.0f;
       for (int64_t panel = 0; panel < panels; ++panel) {
-        const int64_t at = first + panel * kPanel, count = std::min(kPanel, p_.prototype_count - at);
-        const float* dots = tile_ + (r0 * panels + panel * kRows + r - r0) * kPanel;
-        const float *rnorm = rnorm_.data() + at, *bias = bias_.data() + at;
-        if (p_.mode == ScoreMode::kBest) {
-          update_best<kPanel>(dots, rnorm, bias, at, count, p_.argmax.data != nullptr, best_[r]);
-        } else if (p_.mode == ScoreMode::kTop) {
-          update_top<kPanel>(dots, rnorm, bias, at, count, p_.m, heap_.data() + r * p_.m, heap_size_[r]);
-        } else {
-          float e[kPanel];
-          exponentials<kPanel>(dots, rnorm, scale, count, e);
-          if (p_.mode == ScoreMode::kTokenSums) {
-            float* sums = p_.token_sums + target_[r] / kSumTokens * p_.prototype_count + at;
-            for (int64_t p = 0; p < count; ++p) sums[p] += e[p];
-            continue;
-          }
-          const float* sums =
-              p_.token_sums == nullptr ? nullptr : p_.token_sums + segment_[r] * p_.prototype_count + at;
-          float* lanes = softmax_.data() + r * 2 * V::kWidth;
-          update_softmax<kPanel, V::kWidth>(e, sums, count, lanes, lanes + V::kWidth);
-        }
+        const int64_t at = first + panel * kPanel;
+        update(r, tile_ + (r0 * panels + panel * kRows + r - r0) * kPanel, at,
+               std::min(kPanel, p_.prototype_count - at));
       }
+    }
+  }
+
+  // What the products of all of D with a chunk of prototypes mean for every row.
+  void update_rows(int64_t first, int64_t panels) {
+    const float *rnorm = rnorm_.data(), *bias = bias_.data();
+    const bool argmax = p_.argmax.data != nullptr;
+    if (p_.mode == ScoreMode::kBest && !p_.l2) {
+      for_each_panel(first, panels, [&](int64_t r, const float* dots, int64_t at, int64_t count) {
+        update_best<kPanel, false>(dots, rnorm + at, nullptr, at, count, argmax, best_[r]);
+      });
+    } else if (p_.mode == ScoreMode::kBest) {
+      for_each_panel(first, panels, [&](int64_t r, const float* dots, int64_t at, int64_t count) {
+        update_best<kPanel, true>(dots, rnorm + at, bias + at, at, count, argmax, best_[r]);
+      });
+    } else if (p_.mode == ScoreMode::kTop) {
+      for_each_panel(first, panels, [&](int64_t r, const float* dots, int64_t at, int64_t count) {
+        update_top<kPanel>(dots, rnorm + at, bias + at, at, count, p_.m, heap_.data() + r * p_.m, heap_size_[r]);
+      });
+    } else {
+      for_each_panel(first, panels, [&](int64_t r, const float* dots, int64_t at, int64_t count) {
+        float e[kPanel];
+        exponentials<kPanel>(dots, rnorm + at, row_rnorm(r), count, e);
+        if (p_.mode == ScoreMode::kTokenSums) {
+          float* sums = p_.token_sums + target_[r] / kSumTokens * p_.prototype_count + at;
+          for (int64_t p = 0; p < count; ++p) sums[p] += e[p];
+          return;
+        }
+        const bool over = p_.token_sums != nullptr;
+        const float* sums = over ? p_.token_sums + segment_[r] * p_.prototype_count + at : nullptr;
+        float* lanes = softmax_.data() + r * 2 * V::kWidth;
+        update_softmax<kPanel, V::kWidth>(e, sums, count, lanes, lanes + V::kWidth);
+      });
     }
   }
 

@@ -88,8 +88,9 @@ inline ScoreProblem score_problem(const char* op, const char* token_arg, const T
   return problem;
 }
 
-// Rows of a dense cache [B, H, N, d] or [B, N, H, d], or of a packed one without B.
-inline RowCopy kv_rows(const View& src, const View& dst, bool heads_first, bool packed) {
+// Rows of a dense cache [B, H, N, d] or [B, N, H, d], or of a packed one without B. The heads of a token move as one
+// row where they lie together, unless each has indices of its own.
+inline RowCopy kv_rows(const View& src, const View& dst, bool heads_first, bool packed, bool own_indices = false) {
   const int64_t first = packed ? 0 : 1, head = heads_first ? first : first + 1, token = heads_first ? first + 1 : first;
   const int64_t size = src.element(), last = src.dims - 1;
   RowCopy c{src.data(),
@@ -106,7 +107,7 @@ inline RowCopy kv_rows(const View& src, const View& dst, bool heads_first, bool 
             dst.strides[token] * size};
   const int64_t row = c.width * size;
   if (c.width == 1) c.src_step = size;
-  if (!heads_first && c.src_step == size && c.src_outer == row && c.dst_outer == row) {  // all heads lie together
+  if (!heads_first && !own_indices && c.src_step == size && c.src_outer == row && c.dst_outer == row) {
     c.width *= c.outer;
     c.outer = 1;
   }

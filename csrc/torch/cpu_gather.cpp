@@ -1,4 +1,4 @@
-// gather_tokens and gather_kv as torch ops on the CPU.
+// gather_tokens, gather_kv and gather_kv_inplace as torch ops on the CPU.
 #include "cpu_common.h"
 
 namespace vtkernels {
@@ -121,45 +121,91 @@ void gather_tokens_out(const Tensors& tensors, const Tensor& indices,
   set_status(status, run_gather_tokens(op, tensors, indices, dims, out));
 }
 
-struct KvShape {
-  int64_t dim, batch, tokens;
+struct KvProblem {
+  int64_t dim, batch, tokens, kept;
+  bool own_heads;
+  Indices indices;
 };
 
-KvShape check_gather_kv(const char* op, const Tensors& kv, const Tensor& indices, const std::string& layout) {
+// Indices [B, k], [B, H, k] or [L, B, H, k]; H of 1 is shared by the heads.
+KvProblem check_gather_kv(const char* op, const Tensors& kv, const Tensor& indices, const std::string& layout) {
   VTK_CHECK(!kv.empty(), op, "kv", "empty", "at least one tensor");
-  const int64_t dim = token_dim(op, layout);
+  const int64_t dim = token_dim(op, layout), head_dim = 3 - dim;
   const View first(kv[0]);
   check_rank(op, "kv[0]", first, 4, "[B, H, N, d] or [B, N, H, d], as kv_layout says");
-  const KvShape shape{dim, first.sizes[0], first.sizes[dim]};
-  check_kv(op, kv, dim, shape.batch, shape.tokens, false);
-  index_view(op, indices, shape.batch);
-  return shape;
+  check_kv(op, kv, dim, first.sizes[0], first.sizes[dim], false);
+  check_device(op, "indices", indices, cpu_type());
+  const View v(indices);
+  VTK_CHECK(is_index(v.dtype), op, "indices", dtype_name(v.dtype), "int32, int64");
+  VTK_CHECK(v.dims >= 2 && v.dims <= 4, op, "indices", "of shape " + text(v.shape()),
+            "[B, k], [B, H, k] or [L, B, H, k]");
+  const int64_t last = v.dims - 1, row = v.dims == 2 ? 0 : last - 2;
+  if (v.dims == 4) check_size(op, "indices", v.sizes[0], static_cast<int64_t>(kv.size()), "L (tensors)");
+  check_size(op, "indices", v.sizes[row], first.sizes[0], "B");
+  const int64_t heads = v.dims == 2 ? 1 : v.sizes[last - 1];
+  for (const Tensor& t : kv) {
+    if (heads != 1) check_size(op, "indices", heads, View(t).sizes[head_dim], "H");
+  }
+  return {dim,
+          first.sizes[0],
+          first.sizes[dim],
+          v.sizes[last],
+          heads != 1,
+          {v.data(), v.dtype == aoti_torch_dtype_int64(), v.strides[row], v.strides[last],
+           v.dims == 4 ? v.strides[0] : 0, heads == 1 ? 0 : v.strides[last - 1]}};
 }
 
-int32_t run_gather_kv(const char* op, const Tensors& kv, const Tensor& indices, const KvShape& shape,
-                      const Tensors& out) {
+using MoveRows = decltype(cpu::gather_rows);
+
+int32_t run_gather_kv(MoveRows& move, const Tensors& kv, const KvProblem& p, const Tensors& out) {
   std::vector<RowCopy> copies;
   copies.reserve(kv.size());
-  for (size_t i = 0; i < kv.size(); ++i) copies.push_back(kv_rows(View(kv[i]), View(out[i]), shape.dim == 2, false));
-  const Indices idx = index_view(op, indices, shape.batch);
-  return cpu::gather_rows(torch_pool(), copies, idx, shape.batch, View(indices).sizes[1], shape.tokens) ? kBadIndex : 0;
+  for (size_t i = 0; i < kv.size(); ++i) {
+    copies.push_back(kv_rows(View(kv[i]), View(out[i]), p.dim == 2, false, p.own_heads));
+  }
+  return move(torch_pool(), copies, p.indices, p.batch, p.kept, p.tokens) ? kBadIndex : 0;
 }
 
 Tensors gather_kv(const Tensors& kv, const Tensor& indices, const std::string& layout) {
-  const char* op = "gather_kv";
-  const KvShape shape = check_gather_kv(op, kv, indices, layout);
-  Tensors out = empty_kv(kv, shape.dim, View(indices).sizes[1]);
-  run_gather_kv(op, kv, indices, shape, out);
+  const KvProblem p = check_gather_kv("gather_kv", kv, indices, layout);
+  Tensors out = empty_kv(kv, p.dim, p.kept);
+  run_gather_kv(cpu::gather_rows, kv, p, out);
   return out;
 }
 
 void gather_kv_out(const Tensors& kv, const Tensor& indices, const std::string& layout, const Tensors& out,
                    const std::optional<Tensor>& status) {
   const char* op = "gather_kv.out";
-  const KvShape shape = check_gather_kv(op, kv, indices, layout);
-  check_outputs(op, "out", out, kv, std::vector<int64_t>(kv.size(), shape.dim), View(indices).sizes[1]);
+  const KvProblem p = check_gather_kv(op, kv, indices, layout);
+  check_outputs(op, "out", out, kv, std::vector<int64_t>(kv.size(), p.dim), p.kept);
   check_status(op, status);
-  set_status(status, run_gather_kv(op, kv, indices, shape, out));
+  set_status(status, run_gather_kv(cpu::gather_rows, kv, p, out));
+}
+
+void gather_kv_inplace_out(const Tensors& kv, const Tensor& indices, const std::string& layout,
+                           const std::optional<Tensor>& status) {
+  const char* op = status.has_value() ? "gather_kv_inplace.out" : "gather_kv_inplace";
+  const KvProblem p = check_gather_kv(op, kv, indices, layout);
+  VTK_CHECK(p.kept <= p.tokens, op, "indices", "of size " + std::to_string(p.kept) + " in k",
+            "at most " + std::to_string(p.tokens) + " (N)");
+  for (size_t i = 0; i < kv.size(); ++i) {
+    const Arg arg("kv", static_cast<int64_t>(i));
+    const View v(kv[i]);
+    for (int64_t d = 0; d < v.dims; ++d) {
+      VTK_CHECK(v.sizes[d] <= 1 || v.strides[d] != 0, op, arg, "expanded",
+                "a tensor whose elements each have their own memory");
+    }
+    for (size_t j = 0; j < i; ++j) {
+      VTK_CHECK(v.data() == nullptr || View(kv[j]).data() != v.data(), op, arg,
+                "in the memory of kv[" + std::to_string(j) + "]", "each tensor once");
+    }
+  }
+  check_status(op, status);
+  set_status(status, run_gather_kv(cpu::gather_rows_inplace, kv, p, kv));
+}
+
+void gather_kv_inplace(const Tensors& kv, const Tensor& indices, const std::string& layout) {
+  gather_kv_inplace_out(kv, indices, layout, std::nullopt);
 }
 
 }  // namespace
@@ -171,4 +217,6 @@ STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
   m.impl("gather_tokens.out", VTK_BOX(gather_tokens_out));
   m.impl("gather_kv", VTK_BOX(gather_kv));
   m.impl("gather_kv.out", VTK_BOX(gather_kv_out));
+  m.impl("gather_kv_inplace", VTK_BOX(gather_kv_inplace));
+  m.impl("gather_kv_inplace.out", VTK_BOX(gather_kv_inplace_out));
 }

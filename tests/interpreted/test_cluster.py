@@ -23,13 +23,13 @@ def launches(monkeypatch):
 
 def check(op, run, sample, outs):
     if op == "match_bipartite":
-        testing.assert_match(outs, *sample.args, **sample.kwargs, exact="exact" in sample.name)
+        testing.assert_match(outs, *sample.args, **sample.kwargs)
     elif op == "cluster_density_peaks":
         testing.assert_density_peaks(outs, *sample.args, **sample.kwargs)
     elif op == "cluster_kmeans":
-        testing.assert_kmeans(run, *sample.args, **sample.kwargs)
+        testing.assert_kmeans_steps(run, *sample.args, **sample.kwargs)
     else:
-        testing.assert_kmedoids(run, *sample.args, **sample.kwargs)
+        testing.assert_kmedoids_steps(run, *sample.args, **sample.kwargs)
 
 
 @pytest.mark.parametrize(("op", "sample"), [

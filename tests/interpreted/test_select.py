@@ -40,8 +40,9 @@ def test_exact(launches, op, sample):
 
 MANY_BLOCKS = {
     "select_topk": ("masks-index", "masks-score", "all-options", "too-few-index", "fewer-than-protected"),
-    "select_topk_varlen": ("masks", "by-score", "hostile-metadata"), "select_quota": ("masks", "masks-by-score", "edge"),
-    "select_threshold": ("min-keep-largest", "each-smallest", "strided"),
+    "select_topk_varlen": ("masks", "by-score", "hostile-metadata", "many"),
+    "select_quota": ("masks", "masks-by-score", "edge", "many-segments", "decreasing"),
+    "select_threshold": ("min-keep-largest", "each-smallest", "strided", "many-rows"),
     "select_top_p": ("softmax-0.7", "softmax-1.0", "edge", "min-keep", "zeros", "wide", "one-infinity-more"),
     "allocate_budget": ("minimum", "capacity-100", "nothing-weighs", "one-after-another", "full-but-weightless"),
 }
@@ -50,7 +51,11 @@ MANY_BLOCKS = {
 @pytest.mark.parametrize(("op", "sample"), [
     pytest.param(op, s, id=f"{op}-{s.name}") for op, names in MANY_BLOCKS.items() for s in testing.SAMPLES[op]()
     if s.name in names])
-def test_rows_of_many_blocks(launches, monkeypatch, op, sample):
+def test_many_blocks(launches, monkeypatch, op, sample):
+    """Of scores, of segments and of rows."""
+    monkeypatch.setattr("vtkernels.select.select_topk_varlen.triton.SEGMENT_BLOCK", 16)
+    monkeypatch.setattr("vtkernels.select.select_quota.triton.SEGMENT_BLOCK", 16)
+    monkeypatch.setattr("vtkernels.select.select_threshold.triton.PREFIX_BLOCK", 16)
     monkeypatch.setattr(lookup, "config", lambda *args, **shape: SMALL)
     check(launches, op, sample)
 

@@ -36,14 +36,85 @@ def gather_tokens(tensors: Sequence[Tensor], indices: Tensor, *,
 
 def gather_kv(kv: Sequence[Tensor], indices: Tensor, *, kv_layout: str = "HND") -> list[Spec]:
     op = "gather_kv"
+    token_dim = _dense_kv(op, kv, kv_layout)
+    kept = _kv_indices(op, indices, kv, 3 - token_dim)
+    return [with_tokens(t, token_dim, kept) for t in kv]
+
+
+def gather_kv_inplace(kv: Sequence[Tensor], indices: Tensor, *, kv_layout: str = "HND") -> None:
+    op = "gather_kv_inplace"
+    token_dim = _dense_kv(op, kv, kv_layout)
+    _written_caches(op, kv)
+    kept = _kv_indices(op, indices, kv, 3 - token_dim)
+    if kept > kv[0].shape[token_dim]:
+        check.fail(ValueError, op, "indices", f"of size {kept} in k", f"at most {kv[0].shape[token_dim]} (N)")
+
+
+def _dense_kv(op: str, kv: Sequence[Tensor], kv_layout: str) -> int:
+    """The token dimension of caches that share their batch and tokens."""
     if not kv:
         check.fail(ValueError, op, "kv", "empty", "at least one tensor")
     token_dim = check.kv_token_dim(op, kv_layout)
     check.dense(op, "kv[0]", kv[0])
     check.rank(op, "kv[0]", kv[0], "B, H, N, d" if kv_layout == "HND" else "B, N, H, d")
-    caches = check.kv_caches(op, kv, kv_layout, kv[0].shape[0], kv[0].shape[token_dim], kv[0])
-    check.indices(op, indices, kv[0].shape[0], kv[0])
-    return [with_tokens(t, token_dim, indices.shape[1]) for t in caches]
+    check.kv_caches(op, kv, kv_layout, kv[0].shape[0], kv[0].shape[token_dim], kv[0])
+    return token_dim
+
+
+def _kv_indices(op: str, idx: Tensor, kv: Sequence[Tensor], head_dim: int) -> int:
+    """How many tokens stay: the last size of indices [B, k], [B, H, k] or [L, B, H, k]."""
+    check.dense(op, "indices", idx)
+    if idx.dtype not in check.INDEX_DTYPES:
+        check.fail(TypeError, op, "indices", f"a tensor of {check.names([idx.dtype])}", check.names(check.INDEX_DTYPES))
+    if idx.dim() not in (2, 3, 4):
+        check.fail(ValueError, op, "indices", f"a {idx.dim()}-D tensor of shape {check.shape(idx)}",
+                   "[B, k], [B, H, k] or [L, B, H, k]")
+    check.same_device(op, "indices", idx, "the input", kv[0])
+    if idx.dim() == 4:
+        check.size(op, "indices", idx.shape[0], len(kv), "L (tensors)")
+    check.size(op, "indices", idx.shape[-3 if idx.dim() > 2 else 0], kv[0].shape[0], "B")
+    if idx.dim() > 2:
+        for i, t in enumerate(kv):
+            if idx.shape[-2] != t.shape[head_dim] and idx.shape[-2] != 1:
+                check.fail(ValueError, op, "indices", f"of size {idx.shape[-2]} in H",
+                           f"1 or {t.shape[head_dim]} (the heads of kv[{i}])")
+    return idx.shape[-1]
+
+
+def _written_caches(op: str, kv: Sequence[Tensor]) -> None:
+    """Caches that can be changed in place."""
+    for i, t in enumerate(kv):
+        if any(size > 1 and stride == 0 for size, stride in zip(t.shape, t.stride(), strict=True)):
+            check.fail(ValueError, op, f"kv[{i}]", "expanded", "a tensor whose elements each have their own memory")
+        for j in range(i):
+            if kv[j] is t:
+                check.fail(ValueError, op, f"kv[{i}]", f"the same tensor as kv[{j}]", "each tensor once")
+
+
+def rotate_keys(keys: Tensor, deltas: Tensor, inv_freq: Tensor, *, interleaved: bool = False,
+                kv_layout: str = "HND") -> Spec:
+    op = "rotate_keys"
+    check.floating(op, "keys", keys)
+    token_dim = check.kv_token_dim(op, kv_layout)
+    check.rank(op, "keys", keys, "B, H, N, d" if kv_layout == "HND" else "B, N, H, d")
+    check.dense(op, "deltas", deltas)
+    if deltas.dtype not in check.INDEX_DTYPES:
+        check.fail(TypeError, op, "deltas", f"a tensor of {check.names([deltas.dtype])}",
+                   check.names(check.INDEX_DTYPES))
+    axes = deltas.dim() == 3
+    check.rank(op, "deltas", deltas, "axes, B, N" if axes else "B, N")
+    check.size(op, "deltas", deltas.shape[-2], keys.shape[0], "B")
+    check.size(op, "deltas", deltas.shape[-1], keys.shape[token_dim], "N")
+    check.same_device(op, "deltas", deltas, "keys", keys)
+    check.dense(op, "inv_freq", inv_freq)
+    if inv_freq.dtype != torch.float32:
+        check.fail(TypeError, op, "inv_freq", f"a tensor of {check.names([inv_freq.dtype])}", "float32")
+    check.rank(op, "inv_freq", inv_freq, "axes, pairs" if axes else "pairs")
+    if axes:
+        check.size(op, "inv_freq", inv_freq.shape[0], deltas.shape[0], "axes (those of `deltas`)")
+    check.in_range(op, "inv_freq", inv_freq.shape[-1], 0, keys.shape[3] // 2, "pairs, at most d / 2")
+    check.same_device(op, "inv_freq", inv_freq, "keys", keys)
+    return Spec(tuple(keys.shape), keys.dtype, keys.device)
 
 
 REDUCTIONS = ("mean", "sum")

@@ -15,7 +15,9 @@ class Spec(NamedTuple):
 
 
 def allocate(spec: Any) -> Any:
-    """Contiguous, uninitialised tensors for a spec, or for a tuple or list of specs."""
+    """Contiguous, uninitialised tensors for a spec, or for a tuple or list of specs. None where there is no output."""
+    if spec is None:
+        return None
     if isinstance(spec, Spec):
         return torch.empty(spec.shape, dtype=spec.dtype, device=spec.device)
     return type(spec)(allocate(s) for s in spec)

@@ -26,27 +26,36 @@ class _Gather(torch.autograd.Function):
         result: list[Any] = [None, None, None]
         for i, (grad, shape) in enumerate(zip(grads, ctx.shapes, strict=True)):
             wanted = ctx.needs_input_grad[3 + i] and grad is not None
-            result.append(_scatter_rows(grad, indices, shape, *_batch_and_token(ctx.dims[i])) if wanted else None)
+            own = indices[i] if indices.dim() == 4 else indices
+            result.append(_scatter_rows(grad, own, shape, _row_dims(ctx.dims[i])) if wanted else None)
         return tuple(result)
 
 
-def _batch_and_token(dim: Any) -> tuple[int, int]:
+def _row_dims(dim: Any) -> tuple[int, ...]:
     return dim if isinstance(dim, tuple) else (dim - 1, dim)
 
 
-def _scatter_rows(grad: Any, indices: Tensor, shape: Sequence[int], batch_dim: int, token_dim: int) -> Tensor:
-    """Sum the rows of `grad` back to the positions they came from; rows of invalid positions go nowhere."""
-    n = shape[token_dim]
-    rows = grad.movedim((batch_dim, token_dim), (0, 1))  # [B, k, ..]
+def _scatter_rows(grad: Any, indices: Tensor, shape: Sequence[int], dims: tuple[int, ...]) -> Tensor:
+    """Sum the rows of `grad` back to the positions they came from; rows of invalid positions go nowhere.
+
+    `dims` are those that `indices` run over: batch, heads where each has its own, tokens.
+    """
+    n, lead = shape[dims[-1]], len(dims) - 1
+    rows = grad.movedim(dims, tuple(range(lead + 1)))  # [B, (H,) k, ..]
+    indices = indices.expand(rows.shape[:lead + 1]).flatten(0, lead - 1)
+    sizes, rows = rows.shape[:lead], rows.flatten(0, lead - 1)
     valid = (indices >= 0) & (indices < n)
     rows = torch.where(valid.view(*valid.shape, *[1] * (rows.dim() - 2)), rows, 0)
     total = rows.new_zeros((rows.shape[0], n, *rows.shape[2:]))
     if n:
-        batch = torch.arange(rows.shape[0], device=grad.device)[:, None].expand_as(indices)
-        total.index_put_((batch, indices.long().clamp(0, n - 1)), rows, accumulate=True)
-    return total.movedim((0, 1), (batch_dim, token_dim))
+        row = torch.arange(rows.shape[0], device=grad.device)[:, None].expand_as(indices)
+        total.index_put_((row, indices.long().clamp(0, n - 1)), rows, accumulate=True)
+    return total.unflatten(0, sizes).movedim(tuple(range(lead + 1)), dims)
 
 
 def gather_with_grad(run: Callable, tensors: Sequence[Tensor], indices: Tensor, dims: Sequence[Any]) -> list[Tensor]:
-    """`run(tensors, indices, dims)`, differentiable. A dim is the token dimension (batch before it) or both."""
+    """`run(tensors, indices, dims)`, differentiable.
+
+    A dim is the token dimension (batch before it), or the dimensions that the indices run over, batch to tokens.
+    """
     return list(_Gather.apply(run, indices, dims, *tensors))

@@ -17,6 +17,7 @@ from .score import FLT_MAX, _rnorm64, oracle_similarity
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 EPS = float(np.finfo(np.float32).eps)
+VANISHED = 1e-37  # what float32 may lose of a sum of squares at the lower end of its range
 Run = Callable[..., Sequence[Tensor]]
 
 
@@ -35,8 +36,8 @@ def _whole(x: np.ndarray) -> bool:
 
 
 def assert_match(outputs: Sequence[Tensor], tokens: Tensor, r: int, stride: int = 2, protected: int = 0,
-                 source_bias: Tensor | None = None, exact: bool = False) -> None:
-    """`exact`: similarities have no rounding, so that all ties are decided by the rules."""
+                 source_bias: Tensor | None = None) -> None:
+    exact = source_bias is None and _axes(tokens)
     sources, targets, scores, kept = (t.cpu().numpy() for t in outputs)
     batch, n, d = tokens.shape
     place = np.arange(protected, n)
@@ -72,6 +73,12 @@ def assert_match(outputs: Sequence[Tensor], tokens: Tensor, r: int, stride: int 
             assert rank[number].min() >= rank[left].max() - allowed
 
 
+def _axes(tokens: Tensor) -> bool:
+    """Whether all tokens are powers of two along an axis, or zero, so that cosines have no rounding."""
+    mantissa, _ = np.frexp(np.abs(_wide(tokens)))
+    return bool(np.isin(mantissa, (0.0, 0.5)).all() and (np.count_nonzero(mantissa, -1) <= 1).all())
+
+
 def _points(features: Tensor, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """Float64 tokens of one row, normalised for the cosine, zeros for void ones; and which are void."""
     x = _wide(features)
@@ -85,7 +92,7 @@ def _distance(x: np.ndarray, y: np.ndarray, metric: str) -> tuple[np.ndarray, np
     """[n, m] squared distances or one minus the cosine of normalised tokens, and how far float32 may be off."""
     x2, y2 = (x * x).sum(-1)[:, None], (y * y).sum(-1)[None]
     products = x @ y.T
-    allowed = _rounding(x.shape[-1]) * (1 + 0 * products if metric == "cosine" else x2 + y2)
+    allowed = _rounding(x.shape[-1]) * (1 + 0 * products if metric == "cosine" else x2 + y2) + VANISHED
     if metric != "cosine" and _whole(x) and _whole(y):
         allowed = 0 * allowed
     return np.maximum(0.0, 1 - products if metric == "cosine" else x2 + y2 - 2 * products), allowed
@@ -125,30 +132,38 @@ def _size(features: Tensor) -> np.ndarray:
     return (x * x).sum(-1)
 
 
-def assert_kmeans(run: Run, features: Tensor, clusters: int, iterations: int = 10, metric: str = "l2",
+def assert_kmeans(outputs: Sequence[Tensor], features: Tensor, clusters: int, iterations: int = 10, metric: str = "l2",
                   weights: Tensor | None = None, initial: Tensor | None = None) -> None:
-    batch, n, _ = features.shape
+    """What can be said of the outputs alone: the centres of 0 iterations, and the assignment to the centres."""
+    assignment, centres = outputs[0].cpu().numpy(), _wide(outputs[1])
+    for b in range(len(features) if features.shape[1] else 0):
+        x, void = _points(features[b], metric)
+        if iterations == 0 and initial is not None:
+            np.testing.assert_array_equal(centres[b], _wide(initial[b]))
+        elif iterations == 0:
+            _assert_initial(centres[b], x, _size(features[b]), void, metric)
+        with np.errstate(all="ignore"):
+            held = (centres[b] ** 2).sum(-1) <= FLT_MAX
+            c = np.where(held[:, None], centres[b], 0.0)
+            distance, allowed = _distance(x, c * _rnorm64(c)[:, None] if metric == "cosine" else c, metric)
+        distance[:, ~held] = np.inf
+        _assert_nearest(assignment[b], distance, allowed, void)
+
+
+def assert_kmeans_steps(run: Run, features: Tensor, clusters: int, iterations: int = 10, metric: str = "l2",
+                        weights: Tensor | None = None, initial: Tensor | None = None) -> None:
+    """Each number of iterations gives the means of the one before."""
     before: Any = None
     for step in range(iterations + 1):
         outputs = run(features, clusters, iterations=step, metric=metric, weights=weights, initial=initial)
+        assert_kmeans(outputs, features, clusters, step, metric, weights, initial)
         assignment, centres = outputs[0].cpu().numpy(), _wide(outputs[1])
-        for b in range(batch if n else 0):
+        for b in range(len(features) if step and features.shape[1] else 0):
             x, void = _points(features[b], metric)
-            if step == 0 and initial is not None:
-                np.testing.assert_array_equal(centres[b], _wide(initial[b]))
-            elif step == 0:
-                _assert_initial(centres[b], x, _size(features[b]), void, metric)
-            else:
-                weight = np.ones(n) if weights is None else _wide(weights[b])
-                with np.errstate(invalid="ignore"):
-                    weight = np.where(void | ~(weight > 0) | np.isinf(weight), 0.0, weight)
-                _assert_means(centres[b], before[1][b], before[0][b], x, weight, metric)
-            held = ((centres[b] ** 2).sum(-1) <= FLT_MAX)
-            with np.errstate(all="ignore"):
-                c = np.where(held[:, None], centres[b], 0.0)
-                distance, allowed = _distance(x, c * _rnorm64(c)[:, None] if metric == "cosine" else c, metric)
-            distance[:, ~held] = np.inf
-            _assert_nearest(assignment[b], distance, allowed, void)
+            weight = np.ones(len(x)) if weights is None else _wide(weights[b])
+            with np.errstate(invalid="ignore"):
+                weight = np.where(void | ~(weight > 0) | np.isinf(weight), 0.0, weight)
+            _assert_means(centres[b], before[1][b], before[0][b], x, weight, metric)
         before = assignment, centres
 
 
@@ -157,8 +172,9 @@ def _assert_initial(centres: np.ndarray, x: np.ndarray, size: np.ndarray, void: 
     for centre in centres:
         gap = np.abs(x - centre).max(-1, initial=0.0) + np.isin(np.arange(len(x)), chosen) * 9e99
         gap[void] += 9e9 if (gap[~void] < 1e-5).any() else 0.0  # a zero token may look like a void one
-        chosen.append(int(gap.argmin()))
-        assert gap[chosen[-1]] <= (4 * EPS if metric == "cosine" else 0), "a centre is no token"
+        assert gap.min() <= (4 * EPS if metric == "cosine" else 0), "a centre is no token"
+        alike = np.flatnonzero(gap <= gap.min() + (8 * EPS if metric == "cosine" else 0))
+        chosen.append(int(alike[size[alike].argmax()]))
     _assert_farthest_first(chosen, x, size, void, metric)
 
 
@@ -175,21 +191,28 @@ def _assert_means(centres: np.ndarray, before: np.ndarray, assignment: np.ndarra
         assert (np.abs(centres[c] - mean) <= allowed + 1e-44).all(), f"centre {c} is not the mean of its tokens"
 
 
-def assert_kmedoids(run: Run, features: Tensor, clusters: int, iterations: int = 100, metric: str = "l2") -> None:
-    batch, n, d = features.shape
+def assert_kmedoids(outputs: Sequence[Tensor], features: Tensor, clusters: int, iterations: int = 100,
+                    metric: str = "l2") -> None:
+    """What can be said of the outputs alone: the medoids of 0 iterations, and the assignment to the medoids."""
+    assignment, medoids = (t.cpu().numpy() for t in outputs)
+    for b in range(len(features) if features.shape[1] else 0):
+        x, void = _points(features[b], metric)
+        assert (np.diff(medoids[b]) > 0).all()
+        if iterations == 0:
+            _assert_start(medoids[b], x, _size(features[b]), void, metric)
+        _assert_nearest_tokens(assignment[b], medoids[b], *_distance(x, x, metric), void)
+
+
+def assert_kmedoids_steps(run: Run, features: Tensor, clusters: int, iterations: int = 100, metric: str = "l2") -> None:
+    """Each number of iterations gives the best members of the clusters of the one before."""
     before: Any = None
     for step in range(iterations + 1):
         outputs = run(features, clusters, iterations=step, metric=metric)
+        assert_kmedoids(outputs, features, clusters, step, metric)
         assignment, medoids = (t.cpu().numpy() for t in outputs)
-        for b in range(batch if n else 0):
+        for b in range(len(features) if step and features.shape[1] else 0):
             x, void = _points(features[b], metric)
-            assert (np.diff(medoids[b]) > 0).all()
-            distance, allowed = _distance(x, x, metric)
-            if step == 0:
-                _assert_start(medoids[b], x, _size(features[b]), void, metric)
-            else:
-                _assert_medoids(medoids[b], before[1][b], before[0][b], distance, allowed, void, metric)
-            _assert_nearest_tokens(assignment[b], medoids[b], distance, allowed, void)
+            _assert_medoids(medoids[b], before[1][b], before[0][b], *_distance(x, x, metric), void, metric)
         before = assignment, medoids
 
 
@@ -265,7 +288,7 @@ def assert_density_peaks(outputs: Sequence[Tensor], features: Tensor, clusters: 
                 continue
             earlier = np.arange(n) < i
             sure = (spread + slack < spread[i] - slack[i]) | (exact & (spread == spread[i]) & earlier)
-            maybe = sure | (~exact & (spread - slack <= spread[i] + slack[i]) & (np.arange(n) != i))
+            maybe = sure if exact else (spread - slack <= spread[i] + slack[i]) & (np.arange(n) != i)
             off = allowed[i]
             top = (distance[i] + off)[sure].min() if sure.any() else largest + allowed.max()
             bottom = (distance[i] - off)[maybe].min() if maybe.any() else largest - allowed.max()
@@ -275,7 +298,7 @@ def assert_density_peaks(outputs: Sequence[Tensor], features: Tensor, clusters: 
         left = np.setdiff1d(np.arange(n), centres)
         if exact:
             # Other scores than equal ones differ by more than the rounding of the exponential.
-            order = np.lexsort((np.arange(n), -np.round(low, 5)))
+            order = np.lexsort((np.arange(n), [-float(f"{value:.5g}") for value in low]))
             np.testing.assert_array_equal(centres, np.sort(order[:clusters]))
         elif len(left):
             assert high[centres].min() * (1 + 8 * EPS) >= low[left].max() * (1 - 8 * EPS)

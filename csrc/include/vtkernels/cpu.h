@@ -112,10 +112,16 @@ struct RowCopy {
 struct Indices {
   const void* data;
   bool wide;
-  int64_t batch_stride, token_stride;  // in elements
+  int64_t batch_stride, token_stride;           // in elements
+  int64_t tensor_stride = 0, outer_stride = 0;  // 0: shared
 
-  int64_t at(int64_t batch, int64_t token) const {
-    const int64_t i = batch * batch_stride + token * token_stride;
+  int64_t at(int64_t batch, int64_t token) const { return load(batch * batch_stride + token * token_stride); }
+  int64_t at(int64_t tensor, int64_t batch, int64_t outer, int64_t token) const {
+    return load(tensor * tensor_stride + batch * batch_stride + outer * outer_stride + token * token_stride);
+  }
+
+ private:
+  int64_t load(int64_t i) const {
     return wide ? static_cast<const int64_t*>(data)[i] : static_cast<const int32_t*>(data)[i];
   }
 };
@@ -123,5 +129,9 @@ struct Indices {
 // dst row j of batch b = src row indices[b, j], zeros where that is outside [0, tokens). Returns whether one was.
 bool gather_rows(const Parallel& parallel, const std::vector<RowCopy>& copies, const Indices& indices, int64_t batch,
                  int64_t kept, int64_t tokens);
+
+// The same with dst == src and equal strides; zeros also where an index is below its j, for that row is gone by then.
+bool gather_rows_inplace(const Parallel& parallel, const std::vector<RowCopy>& copies, const Indices& indices,
+                         int64_t batch, int64_t kept, int64_t tokens);
 
 }  // namespace vtkernels::cpu

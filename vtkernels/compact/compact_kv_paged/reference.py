@@ -36,8 +36,10 @@ def compact_rows(kv: Sequence[Tensor], block_table: Tensor, seq_lens: Tensor, ke
     held = [min(max(n, 0), width * size) for n in lengths]
     live = [table[:-(-n // size)] for table, n in zip(tables, held, strict=True)]
     wanted = [table[:-(-len(k) // size)] for table, k in zip(dst_tables, kept, strict=True)]
+    # A row whose length is bad may hold any page of its table.
+    named = [pages if n == given else table for pages, n, given, table in zip(live, held, lengths, tables, strict=True)]
     readers, writers = (Counter(page for pages in rows for page in pages if 0 <= page < blocks)
-                        for rows in (live, wanted))
+                        for rows in (named, wanted))
 
     new_lengths, all_slots = [], []
     freed = torch.full(block_table.shape, -1, dtype=torch.int32)

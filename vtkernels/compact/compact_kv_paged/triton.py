@@ -57,7 +57,8 @@ def claim_kernel(table, table_batch: tl.int64, table_step: tl.int64, dst_table, 
     """How many rows name each page: as one that holds tokens, and (behind those) as a new one."""
     b = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, BLOCK).to(tl.int64)
-    held = tl.minimum(tl.maximum(tl.load(seq_lens + b * lens_step).to(tl.int64), 0), width * size)
+    length = tl.load(seq_lens + b * lens_step).to(tl.int64)
+    held = tl.minimum(tl.maximum(length, 0), width * size)
     count = tl.zeros((), tl.int64)
     if spans is None:
         if counts is not None:
@@ -69,10 +70,11 @@ def claim_kernel(table, table_batch: tl.int64, table_step: tl.int64, dst_table, 
                 count += tl.sum((index != -1).to(tl.int64), 0)
     _, _, _, _, _, count = _row_span(spans, b, kept, index_batch, held, count)
     tl.store(rows + b * 2, count)
-    live = (held + size - 1) // size
-    for start in range(0, live, BLOCK):
+    # A row whose length is bad may hold any page of its table.
+    named = tl.where(held == length, (held + size - 1) // size, width)
+    for start in range(0, named, BLOCK):
         at = start + lane
-        page = tl.load(table + b * table_batch + at * table_step, mask=at < live, other=-1).to(tl.int64)
+        page = tl.load(table + b * table_batch + at * table_step, mask=at < named, other=-1).to(tl.int64)
         tl.atomic_add(claims + page, 1, mask=(page >= 0) & (page < blocks))
     if dst_table is not None:
         wanted = tl.minimum((count + size - 1) // size, dst_width)
@@ -164,9 +166,10 @@ def plan_kernel(table, table_batch: tl.int64, table_step: tl.int64, dst_table, d
         begin = tl.zeros((), tl.int64)
     tl.store(rows + b * 2 + 1, tl.where(done, begin, count))
     tl.store(out_lens + b, tl.where(done, count, refused))
+    last_free = tl.where(done, live, 0)
     for start in range(0, width, BLOCK):
         at = start + lane
-        free = done & (unused + at < live)
+        free = unused + at < last_free
         page = tl.load(table + b * table_batch + (unused + at) * table_step, mask=free, other=-1)
         tl.store(freed + b * freed_batch + at, page, mask=at < width)
     places = kept
@@ -175,10 +178,11 @@ def plan_kernel(table, table_batch: tl.int64, table_step: tl.int64, dst_table, d
         slots += first
     else:
         slots += b * slot_batch
+    last_kept = tl.where(done, listed, 0)
     for start in range(0, places, BLOCK):
         j = start + lane
         place = prefix + j
-        kept_here = done & (j < listed)
+        kept_here = j < last_kept
         page = tl.load(target + place // size * target_step, mask=kept_here, other=0).to(tl.int64)
         tl.store(slots + j, tl.where(kept_here, page * size + place % size, -1), mask=j < places)
 

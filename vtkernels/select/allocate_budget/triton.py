@@ -48,6 +48,13 @@ def open_weights(weights, stride, start, n, top, equal, out, LIMITED: tl.constex
     return tl.where(is_open, weight, 0), is_open
 
 
+@triton.jit
+def remainders_of(weights, stride, start, n, top, equal, rest, whole, out, LIMITED: tl.constexpr, BLOCK: tl.constexpr):
+    """What `weight * rest` leaves of `whole`; 0 where a segment is full."""
+    weight, is_open = open_weights(weights, stride, start, n, top, equal, out, LIMITED, BLOCK)
+    return weight * rest % whole
+
+
 @triton.jit(do_not_specialize=["weights_batch", "weights_stride", "n", "total", "minimum", "capacity_batch",
                                "capacity_stride", "out_batch"])
 def budget_kernel(weights, weights_batch: tl.int64, weights_stride: tl.int64, n: tl.int64, total: tl.int64,
@@ -98,12 +105,14 @@ def budget_kernel(weights, weights_batch: tl.int64, weights_stride: tl.int64, n:
         if left > 0:
             low = tl.zeros((), tl.int64)
             above = tl.zeros((), tl.int64)
+            first = remainders_of(weights, weights_stride, 0, n, top, equal, rest, whole, out, LIMITED, BLOCK)
             while cut - low > 1:
                 middle = low + (cut - low) // 2
-                count = tl.zeros((), tl.int64)
-                for start in range(0, n, BLOCK):
-                    weight, is_open = open_weights(weights, weights_stride, start, n, top, equal, out, LIMITED, BLOCK)
-                    count += tl.sum((weight * rest % whole >= middle).to(tl.int32), 0)
+                count = tl.sum((first >= middle).to(tl.int32), 0).to(tl.int64)
+                for start in range(BLOCK, n, BLOCK):
+                    chunk = remainders_of(weights, weights_stride, start, n, top, equal, rest, whole, out, LIMITED,
+                                          BLOCK)
+                    count += tl.sum((chunk >= middle).to(tl.int32), 0)
                 if count >= left:
                     low = middle
                 else:

@@ -131,7 +131,7 @@ def cluster_kmeans_out(features: Tensor, clusters: int, *, iterations: int = 10,
 
     assign()
     for _ in range(iterations):
-        ordered, members = label.sort(-1, stable=True)
+        ordered, members = label.sort(stable=True, dim=-1)
         begin = torch.searchsorted(ordered, borders)
         blocks = triton.cdiv(d, config["block"])
         _triton.launch(mean_kernel, batch * clusters * blocks, device, points, n, d, counts, members, begin, clusters,

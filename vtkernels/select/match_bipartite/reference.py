@@ -31,4 +31,4 @@ def match_bipartite(tokens: Tensor, r: int, *, stride: int = 2, protected: int =
     picked = selection_keys(scores, True).topk(r, dim=-1).indices.sort(dim=-1).values
     removed = torch.zeros(batch, n, dtype=torch.bool, device=device).scatter(1, sources[picked], True)
     kept = torch.where(removed, n, torch.arange(n, device=device)).sort(dim=-1).values[:, :n - r]
-    return sources[picked], best.gather(1, picked), scores.gather(1, picked), kept
+    return sources[picked], best.gather(1, picked), scores.gather(1, picked), kept.contiguous()

@@ -32,15 +32,17 @@ def count_above(scores, stride, n, cut, LARGEST: tl.constexpr, BLOCK: tl.constex
     return count
 
 
-@triton.jit(do_not_specialize=["scores_batch", "scores_stride", "n", "limit", "limits_stride", "min_keep",
+@triton.jit(do_not_specialize=["scores_batch", "scores_stride", "n", "limit_bits", "limits_stride", "min_keep",
                                "indices_batch"])
-def threshold_kernel(scores, scores_batch: tl.int64, scores_stride: tl.int64, n: tl.int64, limit: tl.float32, limits,
-                     limits_stride: tl.int64, min_keep: tl.int64, indices, indices_batch: tl.int64, counts,
+def threshold_kernel(scores, scores_batch: tl.int64, scores_stride: tl.int64, n: tl.int64, limit_bits: tl.int64,
+                     limits, limits_stride: tl.int64, min_keep: tl.int64, indices, indices_batch: tl.int64, counts,
                      LARGEST: tl.constexpr, BLOCK: tl.constexpr, SINGLE: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     scores += row * scores_batch
     if limits is not None:
         limit = tl.load(limits + row * limits_stride)
+    else:
+        limit = limit_bits.to(tl.int32).to(tl.float32, bitcast=True)
     cut = tl.where(limit != limit, UNREACHED, key_of(limit, LARGEST))
     count = count_above(scores, scores_stride, n, cut, LARGEST, BLOCK)
     count = finish_row(scores, scores_stride, n, cut, tl.zeros((), tl.int64), count, min_keep,
@@ -71,8 +73,8 @@ def select_threshold_out(scores: Tensor, threshold: float, *, largest: bool = Tr
     if batch > 0:
         config = lookup.config("select_threshold", _triton.device_name(scores.device), scores.dtype, n=n)
         block = config["select_block"]
-        limit = torch.tensor(threshold, dtype=torch.float32).item()  # a launch refuses what float32 cannot hold
-        _triton.launch(threshold_kernel, batch, scores.device, scores, *scores.stride(), n, limit, thresholds,
+        limit_bits = torch.tensor(threshold, dtype=torch.float32).view(torch.int32).item()
+        _triton.launch(threshold_kernel, batch, scores.device, scores, *scores.stride(), n, limit_bits, thresholds,
                        0 if thresholds is None else thresholds.stride(0), min_keep, out_indices,
                        out_indices.stride(0), out_counts, LARGEST=largest, BLOCK=block, SINGLE=n <= block,
                        num_warps=config["num_warps"], num_stages=config["num_stages"])

@@ -1,0 +1,145 @@
+// K and V in a few bits: the choice of the instruction set, the split over threads, which row stands for a token.
+#include "quantize.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "narrow.h"
+#include "score_common.h"
+#include "target.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace vtkernels::cpu {
+namespace {
+
+constexpr int64_t kPad = 16;  // elements, of the widest vector
+
+int64_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+char* row_of(const HeadRows& rows, int64_t batch, int64_t head, int64_t row, int64_t size) {
+  return rows.data + (batch * rows.batch_stride + head * rows.head_stride + row * rows.row_stride) * size;
+}
+
+uint8_t* bytes_of(const HeadRows& rows, int64_t batch, int64_t head, int64_t row) {
+  return reinterpret_cast<uint8_t*>(row_of(rows, batch, head, row, 1));
+}
+
+float* floats(const HeadRows& rows, int64_t batch, int64_t head, int64_t row, int64_t at) {
+  return reinterpret_cast<float*>(row_of(rows, batch, head, row, sizeof(float))) + at * rows.dim_stride;
+}
+
+struct Range {
+  float low, step, inverse;
+};
+
+// Of a group from `low` to `high`, which is empty where low > high, and not finite where a member was not.
+Range finish_range(float low, float high, float most) {
+  if (low > high) return {0, 0, 0};
+  const float step = (high - low) / most;
+  if (!std::isfinite(step)) return {NAN, NAN, 0};
+  if (step < std::numeric_limits<float>::min()) return {low, 0, 0};
+  return {low, step, 1 / step};
+}
+
+// The row of a class that stands for a token; row < 0: none does.
+struct Owner {
+  int32_t of_class, row;
+};
+
+namespace baseline {
+#include "convert_baseline.h"
+// after the conversions that they use
+#include "convert.inl"
+#include "quantize_kernel.inl"
+}  // namespace baseline
+
+#if defined(__x86_64__)
+VTK_TARGET("avx2,fma,f16c")
+namespace avx2 {
+#include "convert_f16c.h"
+// after the conversions that they use
+#include "convert.inl"
+#include "quantize_kernel.inl"
+}  // namespace avx2
+VTK_TARGET_END
+VTK_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+namespace avx512 {
+#include "convert_f16c.h"
+// after the conversions that they use
+#include "convert.inl"
+#include "quantize_kernel.inl"
+}  // namespace avx512
+VTK_TARGET_END
+#endif
+
+struct Kernels {
+  bool (*quantize_head)(const QuantizeProblem& p, const QuantizedClass& c, int64_t batch, int64_t head);
+  void (*dequantize_rows)(const QuantizeProblem& p, const Owner* owner, int64_t batch, int64_t head, int64_t begin,
+                          int64_t end);
+};
+
+Kernels pick() {
+#if defined(__x86_64__)
+  if (current_isa() >= Isa::kAvx512) return {avx512::quantize_head, avx512::dequantize_rows};
+  if (current_isa() == Isa::kAvx2) return {avx2::quantize_head, avx2::dequantize_rows};
+#endif
+  return {baseline::quantize_head, baseline::dequantize_rows};
+}
+
+// Below about 2^15 elements a second thread costs more than it saves.
+int64_t grain(int64_t elements_of_an_item) {
+  return std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(1, elements_of_an_item));
+}
+
+}  // namespace
+
+bool quantize_kv(const Parallel& parallel, const QuantizeProblem& p) {
+  const Kernels kernels = pick();
+  const int64_t classes = static_cast<int64_t>(p.classes.size());
+  int64_t rows = 0;
+  for (const QuantizedClass& c : p.classes) rows += c.count;
+  std::atomic<bool> bad{false};
+  // The classes of a head stand together, so that threads get equal shares of large and small ones.
+  parallel(p.batch * p.heads * classes, grain(2 * p.width * (rows / classes + 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t b = i / classes / p.heads, head = i / classes % p.heads;
+      if (kernels.quantize_head(p, p.classes[i % classes], b, head)) bad.store(true, std::memory_order_relaxed);
+    }
+  });
+  return bad.load();
+}
+
+bool dequantize_kv(const Parallel& parallel, const QuantizeProblem& p) {
+  const Kernels kernels = pick();
+  std::vector<Owner> owners(p.batch * p.tokens, Owner{0, -1});
+  bool bad = false;
+  for (int64_t b = 0; b < p.batch; ++b) {
+    for (size_t k = 0; k < p.classes.size(); ++k) {
+      const QuantizedClass& c = p.classes[k];
+      for (int64_t j = 0; j < c.count; ++j) {
+        const int64_t t = c.tokens.at(b, j);
+        if (t >= 0 && t < p.tokens) {
+          owners[b * p.tokens + t] = {static_cast<int32_t>(k), static_cast<int32_t>(j)};
+        } else {
+          bad = true;
+        }
+      }
+    }
+  }
+  parallel(p.batch * p.heads * p.tokens, grain(2 * p.width), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end;) {
+      const int64_t b = i / p.tokens / p.heads, head = i / p.tokens % p.heads, t = i % p.tokens;
+      const int64_t stop = std::min(p.tokens, t + end - i);
+      kernels.dequantize_rows(p, owners.data() + b * p.tokens, b, head, t, stop);
+      i += stop - t;
+    }
+  });
+  return bad;
+}
+
+}  // namespace vtkernels::cpu
