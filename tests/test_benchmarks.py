@@ -402,6 +402,7 @@ def test_pipelines_agree_before_they_are_timed(monkeypatch, capsys):
     small = pipelines.PIPELINES["tome-576x1024"]._replace(make=lambda: pipelines._tokens(48, 16))
     monkeypatch.setattr(pipelines, "PIPELINES", {"small": small})
     monkeypatch.setattr(pipelines, "SECONDS", 0.0)
+    monkeypatch.setattr(torch, "compile", lambda run, **_: run)
     assert pipelines.main([]) == 0
     assert capsys.readouterr().out.startswith("small: ours ")
     assert pipelines.main(["large"]) == 2

@@ -14,6 +14,7 @@ from .compact.gather_tokens import gather_tokens
 from .compact.merge_tokens import merge_assignment, merge_tokens, unmerge_tokens
 from .compact.pool_span import pool_positions, pool_span
 from .compact.quantize_kv import importance_classes, quantize_kv
+from .compact.recycle import contextual_tokens, interleave_tokens, recycle_tokens
 from .compact.rotate_keys import mrope_inv_freq, rotate_keys
 from .compact.shuffle_tokens import shuffle_tokens
 from .compact.unshuffle_tokens import unshuffle_tokens
@@ -52,12 +53,14 @@ __all__ = [
     "cluster_kmeans",
     "cluster_kmedoids",
     "compact_kv_paged",
+    "contextual_tokens",
     "dequantize_kv",
     "explain",
     "gather_kv",
     "gather_kv_inplace",
     "gather_tokens",
     "importance_classes",
+    "interleave_tokens",
     "match_bipartite",
     "merge_assignment",
     "merge_tokens",
@@ -74,6 +77,7 @@ __all__ = [
     "prune_topk_paged",
     "prune_topk_varlen",
     "quantize_kv",
+    "recycle_tokens",
     "rotate_keys",
     "row_statistics",
     "select_diverse",

@@ -230,8 +230,10 @@ constexpr int64_t kDotChunk = 512;              // units: so much of kDotRows ro
 constexpr int64_t kDotStride = kDotChunk + 16;  // not a power of two, for the cache's sets
 
 // sums[j * kDotRows + i] += the kWidth partial sums of <a_i, b_j> over `units` units, those of b_j from `from` on.
+// Meanwhile the rows `next` are requested.
 template <class V, int kTileRows, int kCount>
-void add_dots(const uint32_t* a, const uint32_t* const* b, int64_t from, int64_t units, float* sums) {
+void add_dots(const uint32_t* a, const uint32_t* const* b, int64_t from, int64_t units, const uint32_t* const* next,
+              int64_t next_count, float* sums) {
   typename V::Reg acc[kCount][kTileRows];
 #pragma GCC unroll 4
   for (int j = 0; j < kCount; ++j) {
@@ -239,12 +241,16 @@ void add_dots(const uint32_t* a, const uint32_t* const* b, int64_t from, int64_t
     for (int i = 0; i < kTileRows; ++i) acc[j][i] = V::zero();
   }
   for (int64_t k = 0; k < units; k += V::kWidth) {
+    for (int64_t i = 0; k % 16 == 0 && i < next_count; ++i) __builtin_prefetch(next[i] + from + kDotChunk + k);
     typename V::Reg bv[kCount];
 #pragma GCC unroll 4
     for (int j = 0; j < kCount; ++j) bv[j] = V::load(b[j] + from + k);
 #pragma GCC unroll 8
     for (int i = 0; i < kTileRows; ++i) {
-      const typename V::Reg av = V::load(a + i * kDotStride + k);
+      typename V::Reg av = V::load(a + i * kDotStride + k);
+#if defined(__x86_64__)
+      __asm__("" : "+v"(av));  // gcc would load it again for every product, and loads are the limit
+#endif
 #pragma GCC unroll 4
       for (int j = 0; j < kCount; ++j) acc[j][i] = V::dot(av, bv[j], acc[j][i]);
     }
@@ -269,16 +275,20 @@ void dots(const uint32_t* const* a, const uint32_t* const* b, int64_t count, int
   for (int64_t from = 0; from < all; from += kDotChunk) {
     const int64_t units = ceil_div(std::min(kDotChunk, all - from), V::kWidth) * V::kWidth;
     for (int i = 0; i < kDotRows; ++i) memcpy(rows + i * kDotStride, a[i] + from, units * sizeof(uint32_t));
+    const int64_t ahead = from + kDotChunk < all ? kDotRows : 0;
     for (int64_t j = 0; j < count; j += kTileColumns) {
+      const int64_t left = std::min<int64_t>(kTileColumns, count - j);
+      const int64_t first = ahead * j / count, requests = ahead * (j + left) / count - first;
       for (int i = 0; i < kDotRows; i += kTileRows) {
         const uint32_t* tile = rows + i * kDotStride;
         float* at = sums + (j * kDotRows + i) * V::kWidth;
-        if (count - j >= kTileColumns) {
-          add_dots<V, kTileRows, kTileColumns>(tile, b + j, from, units, at);
-        } else if (count - j == 2) {
-          add_dots<V, kTileRows, 2>(tile, b + j, from, units, at);
+        const int64_t now = i == 0 ? requests : 0;
+        if (left == kTileColumns) {
+          add_dots<V, kTileRows, kTileColumns>(tile, b + j, from, units, a + first, now, at);
+        } else if (left == 2) {
+          add_dots<V, kTileRows, 2>(tile, b + j, from, units, a + first, now, at);
         } else {
-          add_dots<V, kTileRows, 1>(tile, b + j, from, units, at);
+          add_dots<V, kTileRows, 1>(tile, b + j, from, units, a + first, now, at);
         }
       }
     }

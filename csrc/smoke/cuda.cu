@@ -125,7 +125,7 @@ void test_select(int64_t n, bool largest) {
   const DeviceArray<float> device(scores);
   const int64_t k = n / 4;
   const DeviceArray<int64_t> out(2 * k, -1);
-  select_topk({device.data(), n, 1}, 2, n, k, largest, {out.data(), true, k, 1}, nullptr);
+  select_topk({device.data(), n, 1}, 2, n, k, largest, {}, {out.data(), true, k, 1}, nullptr);
   std::vector<int64_t> want = best_positions(scores.data(), n, k, largest);
   const std::vector<int64_t> second = best_positions(scores.data() + n, n, k, largest);
   want.insert(want.end(), second.begin(), second.end());

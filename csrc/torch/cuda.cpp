@@ -123,7 +123,11 @@ void prototype_scores_out(const Tensor& tokens, const Tensor& prototypes, const 
                          score_view(View(scores)), index_view(View(argmax)), device.stream);
 }
 
-void select_topk_out(const Tensor& scores, int64_t k, bool largest, const Tensor& out) {
+cuda::IntView int_view(const View& v) { return {reinterpret_cast<const int*>(v.data()), v.strides[0]}; }
+
+void select_topk_out(const Tensor& scores, int64_t k, bool largest, const OptionalTensor& ks,
+                     const OptionalTensor& protected_tokens, const OptionalTensor& excluded, const std::string& order,
+                     const Tensor& out) {
   const Device device(scores);
   const Checker check{"select_topk.out", device.index};
   const View s(scores);
@@ -131,8 +135,13 @@ void select_topk_out(const Tensor& scores, int64_t k, bool largest, const Tensor
   VTK_CHECK(s.dtype == aoti_torch_dtype_float32(), check.op, "scores", dtype_name(s.dtype), "float32");
   check_rank(check.op, "scores", s, 2, "[B, N]");
   check.range("k", k, 0, s.sizes[1]);
+  if (ks) check.vector("ks", *ks, s.sizes[0], aoti_torch_dtype_int32(), "B");
+  VTK_CHECK(!protected_tokens, check.op, "protected", "given", "None with the cuda backend (triton has it)");
+  VTK_CHECK(!excluded, check.op, "excluded", "given", "None with the cuda backend (triton has it)");
+  VTK_CHECK(order == "index", check.op, "order", order, "index with the cuda backend (triton has score)");
   check.output("out", out, {s.sizes[0], k}, aoti_torch_dtype_int64(), true);
-  cuda::select_topk(score_view(s), s.sizes[0], s.sizes[1], k, largest, index_view(View(out)), device.stream);
+  cuda::select_topk(score_view(s), s.sizes[0], s.sizes[1], k, largest, ks ? int_view(View(*ks)) : cuda::IntView{},
+                    index_view(View(out)), device.stream);
 }
 
 // Adds a tensor to the gather, after checking the buffer it goes to.
@@ -286,8 +295,6 @@ void prune_topk_out(const Tensor& hidden, const Tensor& prototypes, int64_t k, c
   cuda::prune_topk(problem, device.stream);
   cuda::gather(rows, problem.indices, shape.batch, shape.tokens, kept, nullptr, device.stream);
 }
-
-cuda::IntView int_view(const View& v) { return {reinterpret_cast<const int*>(v.data()), v.strides[0]}; }
 
 void prune_topk_varlen_out(const Tensor& hidden, const Tensor& prototypes, const Tensor& cu_seqlens, const Tensor& k,
                            int64_t total_out, const OptionalTensors& kv, bool keep_similar,

@@ -23,11 +23,14 @@ SCORE = ("block_n", "block_p", "block_d", "num_warps", "num_stages")
 PRUNE = (*SCORE, "path", "select_block", "block_rows", "block_bytes", "programs_per_sm")
 SELECT = ("select_block", "num_warps", "num_stages")
 CLUSTER = (*SCORE, "block")
+ATTENTION = ("block_k", "block_r", "block_d", "split_keys", "num_warps", "num_stages")
 FIELDS = {
     "prototype_scores": SCORE,
     "prototype_topm": SCORE,
     "prototype_softmax_scores": SCORE,
     "select_diverse": ("block_n", "block_d", "num_warps", "num_stages", "pick_block", "pick_warps"),
+    "attention_scores": ATTENTION,
+    "attention_scores_varlen": ATTENTION,
     "select_topk": SELECT,
     "select_topk_varlen": SELECT,
     "select_quota": SELECT,

@@ -31,8 +31,8 @@ def merge_tokens(tokens: Tensor, assignment: Tensor, groups: int, *, weights: Te
             attention; pass `sizes` as `weights` of the next merge.
 
     Sums are in float32. A token of weight 0 is left out, whatever it holds. A group without members, and the mean of
-    one whose weights sum to 0, is a row of zeros. A group number below -1 or not below `groups` drops the token and sets a
-    bit of the `status` word of the `.out` variant. Gradients flow to `tokens`.
+    one whose weights sum to 0, is a row of zeros. A group number below -1 or not below `groups` drops the token and
+    sets a bit of the `status` word of the `.out` variant. Gradients flow to `tokens`.
 
     Raises:
         TypeError: a dtype or layout that is not allowed.

@@ -6,7 +6,7 @@ number of keys at a time, and a small one combines them.
 """
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -22,7 +22,7 @@ NAN_KEY = tl.constexpr(2**31 - 1)  # over the key of +inf, so that a maximum of 
 NO_KEY = tl.constexpr(-(2**31))    # under the key of -inf: nothing
 BAD_INDEX = tl.constexpr(STATUS_BAD_INDEX)
 LOGITS, GIVEN, COMPUTED = (tl.constexpr(i) for i in range(3))
-ROWS_BLOCK = 128  # of the combining kernels
+COMBINE_BLOCK = 128
 
 
 @triton.jit
@@ -181,11 +181,11 @@ def combine_rows_kernel(maxima, sums, count: tl.int64, splits: tl.int64, BLOCK: 
     valid = row < count
     most = tl.load(maxima + row, mask=valid, other=0.0)
     for split in range(1, splits):
-        most = tl.maximum(most, tl.load(maxima + split.to(tl.int64) * count + row, mask=valid, other=0.0))
+        most = tl.maximum(most, tl.load(maxima + split * count + row, mask=valid, other=0.0))
     shift = tl.where(most == float("-inf"), 0.0, most)
     total = tl.zeros((BLOCK,), tl.float32)
     for split in range(0, splits):
-        place = split.to(tl.int64) * count + row
+        place = split * count + row
         share = tl.exp2(tl.load(maxima + place, mask=valid, other=0.0) - shift)
         total += tl.load(sums + place, mask=valid, other=0.0) * share
     tl.store(maxima + row, most, mask=valid)
@@ -261,6 +261,7 @@ def scores_kernel(query, query_batch: tl.int64, query_head: tl.int64, query_row:
         all_scores = tl.zeros((BLOCK_K,), tl.float32)
         all_best = tl.full((BLOCK_K,), NO_KEY, tl.int32)
         for head in range(part * (key_heads // parts), (part + 1) * (key_heads // parts)):
+            group_scores = tl.zeros((BLOCK_K,), tl.float32)
             key_rows, is_key = key_pointers(key + head * key_head, position, is_scored, key_batch, key_token, table,
                                             table_stride, table_length, block_size, blocks)
             if SINGLE:
@@ -271,44 +272,44 @@ def scores_kernel(query, query_batch: tl.int64, query_head: tl.int64, query_row:
             for first_head in range(0, group, packed_heads):
                 scores = tl.zeros((BLOCK_K,), tl.float32)
                 best = tl.full((BLOCK_K,), NO_KEY, tl.int32)
-                for start in range(0, rows * packed_heads, BLOCK_R):
+                first_row = tl.zeros((), tl.int64)
+                if CAUSAL and not FLAT:  # the rows before see none of these keys
+                    first_row = tl.maximum(key_start + tile * BLOCK_K - offset, 0) // BLOCK_R * BLOCK_R
+                for start in range(first_row, rows * packed_heads, BLOCK_R):
                     row = start + tl.arange(0, BLOCK_R).to(tl.int64)
                     is_row = row < rows * packed_heads
                     within = row % rows
                     row_head = head * group + first_head + row // rows
-                    last = offset + tl.max(tl.where(is_row, within, 0), 0)
-                    # A tile of keys that none of the rows sees costs nothing.
-                    if (not CAUSAL) | (key_start + tile * BLOCK_K <= last):
-                        query_rows = query + row_head * query_head + within * query_row
-                        if SINGLE:
-                            q = load_tile(query_rows, is_row, query_dim, 0, d, FAST, EVEN_D, BLOCK_D)
-                            products = multiply(k, q, tl.zeros((BLOCK_K, BLOCK_R), tl.float32), UPCAST)
-                        else:
-                            products = multiply_blocks(key_rows, is_key, key_dim, query_rows, is_row, query_dim, d,
-                                                       UPCAST, FAST, EVEN_D, BLOCK_K, BLOCK_R, BLOCK_D)
-                        stat = row_head * stat_head + within * stat_row
-                        if MODE == LOGITS:
-                            values = products * factor
-                        elif MODE == GIVEN:
-                            lse = tl.load(maxima + stat, mask=is_row, other=0.0)
-                            values = tl.exp2(products * factor - (lse * LOG2E)[None, :])
-                        else:
-                            most = tl.load(maxima + stat, mask=is_row, other=0.0)
-                            shift = tl.where(most == float("-inf"), 0.0, most)
-                            values = tl.exp2(products * factor - shift[None, :])
-                            # A row that sees only -inf has a sum of 0: it becomes NaN.
-                            values = values * (1.0 / tl.load(sums + stat, mask=is_row, other=1.0))[None, :]
-                        seen = is_key[:, None] & is_row[None, :]
-                        if weights is not None:
-                            weight = tl.load(weights + within * weight_row, mask=is_row, other=0.0)
-                            values = values * weight[None, :]
-                            seen = seen & (weight != 0)[None, :]
-                        if CAUSAL:
-                            seen = seen & (position[:, None] <= offset + within[None, :])
-                        if REDUCE_ROWS == "max":
-                            best = tl.maximum(best, tl.max(tl.where(seen, max_key(values), NO_KEY), 1))
-                        else:
-                            scores += tl.sum(tl.where(seen, values, 0.0), 1)
+                    query_rows = query + row_head * query_head + within * query_row
+                    if SINGLE:
+                        q = load_tile(query_rows, is_row, query_dim, 0, d, FAST, EVEN_D, BLOCK_D)
+                        products = multiply(k, q, tl.zeros((BLOCK_K, BLOCK_R), tl.float32), UPCAST)
+                    else:
+                        products = multiply_blocks(key_rows, is_key, key_dim, query_rows, is_row, query_dim, d,
+                                                   UPCAST, FAST, EVEN_D, BLOCK_K, BLOCK_R, BLOCK_D)
+                    stat = row_head * stat_head + within * stat_row
+                    if MODE == LOGITS:
+                        values = products * factor
+                    elif MODE == GIVEN:
+                        lse = tl.load(maxima + stat, mask=is_row, other=0.0)
+                        values = tl.exp2(products * factor - (lse * LOG2E)[None, :])
+                    else:
+                        most = tl.load(maxima + stat, mask=is_row, other=0.0)
+                        shift = tl.where(most == float("-inf"), 0.0, most)
+                        values = tl.exp2(products * factor - shift[None, :])
+                        # A row that sees only -inf has a sum of 0: it becomes NaN.
+                        values = values * (1.0 / tl.load(sums + stat, mask=is_row, other=1.0))[None, :]
+                    seen = is_key[:, None] & is_row[None, :]
+                    if weights is not None:
+                        weight = tl.load(weights + within * weight_row, mask=is_row, other=0.0)
+                        values = values * weight[None, :]
+                        seen = seen & (weight != 0)[None, :]
+                    if CAUSAL:
+                        seen = seen & (position[:, None] <= offset + within[None, :])
+                    if REDUCE_ROWS == "max":
+                        best = tl.maximum(best, tl.max(tl.where(seen, max_key(values), NO_KEY), 1))
+                    else:
+                        scores += tl.sum(tl.where(seen, values, 0.0), 1)
                 if REDUCE_ROWS == "max":
                     scores = key_value(best)
                 elif REDUCE_ROWS == "mean":
@@ -318,7 +319,8 @@ def scores_kernel(query, query_batch: tl.int64, query_head: tl.int64, query_row:
                 elif REDUCE_HEADS == "max":
                     all_best = tl.maximum(all_best, max_key(scores))
                 else:
-                    all_scores += scores
+                    group_scores += scores
+            all_scores += group_scores
         if REDUCE_HEADS != "none":
             if REDUCE_HEADS == "max":
                 all_scores = key_value(all_best)
@@ -336,7 +338,7 @@ def combine_heads_kernel(parts_of_scores, count: tl.int64, columns: tl.int64, pa
     scores = tl.zeros((BLOCK,), tl.float32)
     best = tl.full((BLOCK,), NO_KEY, tl.int32)
     for part in range(0, parts):
-        more = tl.load(parts_of_scores + part.to(tl.int64) * count + place, mask=valid, other=0.0)
+        more = tl.load(parts_of_scores + part * count + place, mask=valid, other=0.0)
         if REDUCE_HEADS == "max":
             best = tl.maximum(best, max_key(more))
         else:
@@ -348,44 +350,142 @@ def combine_heads_kernel(parts_of_scores, count: tl.int64, columns: tl.int64, pa
     tl.store(out + place // columns * out_batch + place % columns, scores + 0.0, mask=valid)
 
 
-class Problem:
-    """What both ops hand to the kernels: strides (batch, head, row, dim) of queries and keys, and sizes.
+@dataclass
+class Attention:
+    """What both ops hand to the kernels. Strides are (batch, head, row, dim) or the first of these.
 
-    Paged: the batch stride of the keys is that of the blocks. Packed: `bounds` has (row, rows, key, keys) of each
-    sequence, and `rows` and `keys` are at least those of the longest.
+    Packed: `bounds` holds (row, rows, key, keys) of each sequence, and `rows` and `keys` are those of the longest.
+    Paged: `table` too, and the batch stride of the keys is that of the blocks.
     """
 
-    def __init__(self, op: str, query: Tensor, query_strides: tuple, key: Tensor, key_strides: tuple, heads: int,
-                 key_heads: int, batch: int, rows: int, keys: int, *, lse: Tensor | None, lse_strides: tuple,
-                 row_weights: Tensor | None, weight_strides: tuple, scale: float | None, causal: bool, offset: int,
-                 key_start: int, count: int, reduce_rows: str, reduce_heads: str, logits: bool, out: Tensor,
-                 bounds: Tensor | None = None, table: Tensor | None = None, stat_rows: int = 0, stats: int = 0,
-                 status: Tensor | None = None) -> None:
-        self.op, self.query, self.key, self.out, self.bounds = op, query, key, out, bounds
-        self.heads, self.key_heads, self.batch, self.rows, self.keys = heads, key_heads, batch, rows, keys
-        self.causal, self.count, self.key_start, self.logits = causal, count, key_start, logits
-        self.reduce_rows, self.reduce_heads, self.status = reduce_rows, reduce_heads, status
-        self.lse, self.lse_strides = lse, lse_strides
-        self.weights = (row_weights, *weight_strides)
-        # Rows of all batch entries, for the maxima and sums: [heads, stat_rows] or [batch, heads, rows].
-        self.stats, self.stat_rows = stats, stat_rows
-        d = query.shape[-1]
-        self.group = heads // key_heads
-        self.config = lookup.config(op, _triton.device_name(query.device), query.dtype, r=rows * self.group, n=keys, d=d)
-        fast = _triton.aligned16(query, *query_strides[:3]) and _triton.aligned16(key, *key_strides[:3])
+    op: str
+    query: Tensor
+    query_strides: tuple[int, ...]
+    key: Tensor
+    key_strides: tuple[int, ...]
+    batch: int
+    heads: int
+    key_heads: int
+    rows: int
+    keys: int
+    all_rows: int  # of the batch
+    lse: Tensor | None
+    row_weights: Tensor | None
+    scale: float | None
+    causal: bool
+    offset: int
+    key_start: int
+    count: int     # keys of a sequence that are scored
+    reduce_rows: str
+    reduce_heads: str
+    logits: bool
+    out: Tensor
+    parts: int | None
+    bounds: Tensor | None = None
+    table: Tensor | None = None
+    block_size: int = 1
+    status: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        d = self.query.shape[-1]
+        self.group = self.heads // self.key_heads
+        self.config = lookup.config(self.op, _triton.device_name(self.query.device), self.query.dtype,
+                                    r=self.rows * self.group, n=self.keys, d=d)
+        fast = (_triton.aligned16(self.query, *self.query_strides[:3])
+                and _triton.aligned16(self.key, *self.key_strides[:3]))
         # Without alignment each element has an address of its own, in registers: tiles must be small.
         block_d = self.config["block_d"] if fast else min(32, self.config["block_d"])
         block_d = min(block_d, max(16, _triton.pow2_at_least(d)))
-        self.flat = reduce_rows != "max" and reduce_heads in ("mean", "sum")
-        tile_rows = rows * self.group if self.flat else rows
-        self.block_r = min(self.config["block_r"], max(16, _triton.pow2_at_least(tile_rows)))
-        self.options = {"CAUSAL": causal, "UPCAST": _triton.interpreted(), "FAST": fast, "EVEN_D": d % block_d == 0,
-                        "SINGLE": d <= block_d, "BLOCK_K": self.config["block_k"], "BLOCK_D": block_d,
-                        "num_warps": self.config["num_warps"], "num_stages": self.config["num_stages"]}
-        factor = d ** -0.5 if scale is None else scale
-        block_size, blocks = (key.shape[0], 0) if table is None else (out.shape[-1], key.shape[0])
-        self.table = (table, 0, 0, 0, 1, 0) if table is None else (table, *table.stride(), table.shape[1],
-                                                                   block_size, blocks)
-        self.common: tuple[Any, ...] = (
-            query, *query_strides, key, *key_strides, bounds, *self.table, rows, keys, offset, self.group, key_heads, d,
-            factor if logits else factor * math.log2(math.e))
+        self.options = {"CAUSAL": self.causal, "UPCAST": _triton.interpreted(), "FAST": fast,
+                        "EVEN_D": d % block_d == 0, "SINGLE": d <= block_d, "BLOCK_K": self.config["block_k"],
+                        "BLOCK_D": block_d, "num_warps": self.config["num_warps"],
+                        "num_stages": self.config["num_stages"]}
+        self.tiles = triton.cdiv(self.count, self.config["block_k"])
+        if self.parts is None:
+            enough = 2 * _triton.multiprocessors(self.query.device)
+            split = self.reduce_heads == "none" or self.batch * self.tiles < enough
+            self.parts = self.key_heads if split else 1
+        total = self.out.shape[-1] if self.bounds is not None else self.batch * self.count
+        self.partial = None
+        if self.parts > 1 and self.reduce_heads != "none":
+            self.partial = torch.empty(self.parts, total, dtype=torch.float32, device=self.out.device)
+
+    def block_r(self, rows: int) -> int:
+        return min(self.config["block_r"], max(16, _triton.pow2_at_least(rows)))
+
+    def common(self) -> tuple:
+        d = self.query.shape[-1]
+        factor = d ** -0.5 if self.scale is None else self.scale
+        table = (None, 0, 0, 0, 1, 0)
+        if self.table is not None:
+            table = (self.table, *self.table.stride(), self.table.shape[1], self.block_size, self.key.shape[0])
+        return (self.query, *self.query_strides, self.key, *self.key_strides, self.bounds, *table, self.rows, self.keys,
+                self.offset, self.group, self.key_heads, d, factor if self.logits else factor * math.log2(math.e))
+
+    def row_sums(self) -> tuple:
+        """Maxima and sums of all rows, and their strides (batch, head, row)."""
+        split_keys = self.config["split_keys"]
+        splits = triton.cdiv(self.keys, split_keys)
+        packed = self.bounds is not None
+        strides = (0, self.all_rows, 1) if packed else (self.heads * self.rows, self.rows, 1)
+        count = self.heads * self.all_rows
+        maxima, sums = torch.empty(2, max(splits, 1), count, dtype=torch.float32, device=self.query.device)
+        block_r = self.block_r(self.rows * self.group)
+        row_tiles = triton.cdiv(self.rows * self.group, block_r)
+        programs = self.batch * self.key_heads * row_tiles * splits
+        if programs:
+            _triton.launch(row_sums_kernel, programs, self.query.device, *self.common(), maxima, sums, *strides, count,
+                           row_tiles, splits, BLOCK_R=block_r, SPLIT_KEYS=split_keys, **self.options)
+        if splits > 1:
+            _triton.launch(combine_rows_kernel, triton.cdiv(count, COMBINE_BLOCK), self.query.device, maxima, sums,
+                           count, splits, BLOCK=COMBINE_BLOCK, num_warps=4)
+        return maxima, sums, *strides
+
+    def launch(self) -> None:
+        mode, stats = LOGITS, (None, None, 0, 0, 0)
+        if self.lse is not None:
+            mode, stats = GIVEN, (self.lse, None, *(self.lse.stride() if self.bounds is None else
+                                                    (0, *self.lse.stride())))
+        elif not self.logits:
+            mode, stats = COMPUTED, self.row_sums()
+        weights = (None, 0, 0)
+        if self.row_weights is not None:
+            weights = (self.row_weights, *(self.row_weights.stride() if self.bounds is None else
+                                           (0, *self.row_weights.stride())))
+        # Rows of several heads in a tile cannot be left out together.
+        flat = (self.reduce_rows != "max" and self.reduce_heads in ("mean", "sum")
+                and (not self.causal or self.rows <= self.config["block_r"]))
+        target, out_head, out_part = self.out, 0, 0
+        out_batch = self.out.stride(0) if self.bounds is None else 0
+        if self.reduce_heads == "none":
+            out_head = self.out.stride(-2)
+        elif self.partial is not None:
+            target, out_batch, out_part = self.partial, self.count, self.partial.stride(0)
+        _triton.launch(scores_kernel, self.batch * self.tiles * self.parts, self.query.device, *self.common(), *stats,
+                       *weights, self.key_start, self.count, self.tiles, self.parts, target, out_batch, out_head,
+                       out_part, self.status, MODE=mode.value, REDUCE_ROWS=self.reduce_rows,
+                       REDUCE_HEADS=self.reduce_heads, FLAT=flat, PARTIAL=self.partial is not None,
+                       BLOCK_R=self.block_r(self.rows * self.group if flat else self.rows), **self.options)
+        if self.partial is not None:
+            parts, total = self.partial.shape
+            columns = total if self.bounds is not None else self.count
+            _triton.launch(combine_heads_kernel, triton.cdiv(total, COMBINE_BLOCK), self.query.device, self.partial,
+                           total, columns, parts, self.heads, self.out, self.out.stride(0) if self.out.dim() > 1 else 0,
+                           REDUCE_HEADS=self.reduce_heads, BLOCK=COMBINE_BLOCK, num_warps=4)
+
+
+def attention_scores_out(query: Tensor, key: Tensor, *, lse: Tensor | None = None, row_weights: Tensor | None = None,
+                         scale: float | None = None, causal: bool = False, causal_offset: int | None = None,
+                         key_start: int = 0, key_len: int = -1, reduce_rows: str = "mean", reduce_heads: str = "mean",
+                         logits: bool = False, layout: str = "HND", out: Tensor, _parts: int | None = None) -> None:
+    """`_parts` is for tests and benchmarks: 1, or the heads of `key`, programs for each tile of keys."""
+    if out.numel() == 0:
+        return
+    if layout == "NHD":
+        query, key = query.transpose(1, 2), key.transpose(1, 2)
+    batch, heads, rows, _ = query.shape
+    keys = key.shape[2]
+    offset = max(-rows, min(keys - rows if causal_offset is None else causal_offset, keys))
+    Attention("attention_scores", query, query.stride(), key, key.stride(), batch, heads, key.shape[1], rows, keys,
+              batch * rows, lse, row_weights, scale, causal, offset, key_start, out.shape[-1], reduce_rows,
+              reduce_heads, logits, out, _parts).launch()

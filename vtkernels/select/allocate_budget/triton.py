@@ -8,6 +8,7 @@ from ... import _triton
 from ...tuning import lookup
 
 INFINITY_BITS = tl.constexpr(0x7F800000)
+UNLIMITED = tl.constexpr(2**31)
 
 
 @triton.jit
@@ -30,10 +31,11 @@ def integer_weights(bits, top):
 @triton.jit
 def room_of(place, n, minimum, capacity, capacity_stride):
     """What the segments get first, and how much more they can take."""
-    if capacity is None:
-        return tl.where(place < n, minimum, 0), tl.where(place < n, 1 << 31, 0).to(tl.int64)
-    most = tl.maximum(tl.load(capacity + place * capacity_stride, mask=place < n, other=0).to(tl.int64), 0)
-    least = tl.minimum(most, minimum)
+    least = tl.where(place < n, minimum, 0)
+    most = tl.where(place < n, tl.full((), UNLIMITED, tl.int64), 0)
+    if capacity is not None:
+        most = tl.maximum(tl.load(capacity + place * capacity_stride, mask=place < n, other=0).to(tl.int64), 0)
+        least = tl.minimum(most, minimum)
     return least, most - least
 
 

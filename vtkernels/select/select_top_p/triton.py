@@ -13,16 +13,12 @@ from .reference import fixed_point
 
 
 @triton.jit
-def weight_from(scores, stride, n, bits, weights, first, second, third, top, BLOCK: tl.constexpr,
-                SINGLE: tl.constexpr):
-    """Weight of the scores whose bits are at least each of three numbers."""
-    if SINGLE:
-        return (tl.sum(tl.where(bits >= first, weights, 0), 0), tl.sum(tl.where(bits >= second, weights, 0), 0),
-                tl.sum(tl.where(bits >= third, weights, 0), 0))
-    sum1 = tl.zeros((BLOCK,), tl.int64)
-    sum2 = tl.zeros((BLOCK,), tl.int64)
-    sum3 = tl.zeros((BLOCK,), tl.int64)
-    for start in range(0, n, BLOCK):
+def weight_from(scores, stride, n, bits, weights, first, second, third, top, BLOCK: tl.constexpr):
+    """Weight of the scores whose bits are at least each of three numbers; the first block is at hand."""
+    sum1 = tl.where(bits >= first, weights, 0)
+    sum2 = tl.where(bits >= second, weights, 0)
+    sum3 = tl.where(bits >= third, weights, 0)
+    for start in range(BLOCK, n, BLOCK):
         chunk = positive_bits(scores, stride, start, n, BLOCK)
         weight = integer_weights(chunk, top)
         sum1 += tl.where(chunk >= first, weight, 0)
@@ -56,7 +52,7 @@ def top_p_kernel(scores, scores_batch: tl.int64, scores_stride: tl.int64, n: tl.
         step = tl.maximum((high - low) // 4, 1)
         first, second, third = low + step, low + 2 * step, low + 3 * step
         weight1, weight2, weight3 = weight_from(scores, scores_stride, n, bits, weights, first, second, third, top,
-                                                BLOCK, SINGLE)
+                                                BLOCK)
         if weight3 >= need:
             low = third
         elif weight2 >= need:

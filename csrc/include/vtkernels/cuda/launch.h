@@ -57,9 +57,14 @@ struct ScoreProblem {
 void prototype_scores(const ScoreProblem& problem, bool cosine, int64_t batch, int64_t tokens, const ScoreView& scores,
                       const IndexView& argmax, Stream stream);
 
-// Ascending positions of the k best scores of every row.
-void select_topk(const ScoreView& scores, int64_t batch, int64_t n, int64_t k, bool largest, const IndexView& out,
-                 Stream stream);
+struct IntView {
+  const int* data;  // may be null where the argument is optional
+  int64_t stride;
+};
+
+// Ascending positions of the k best scores of every row, or of ks[b] of them, at most k, and then -1.
+void select_topk(const ScoreView& scores, int64_t batch, int64_t n, int64_t k, bool largest, const IntView& ks,
+                 const IndexView& out, Stream stream);
 
 // A tensor whose token rows are gathered, and where they go: same shape but for the token dimension.
 struct GatherTensor {
@@ -94,11 +99,6 @@ struct PruneDense {
 
 // Scores and kept indices in one launch; the rows are then moved by `gather`.
 void prune_topk(const PruneDense& problem, Stream stream);
-
-struct IntView {
-  const int* data;  // may be null where the argument is optional
-  int64_t stride;
-};
 
 struct PruneVarlen {
   ScoreProblem score;
