@@ -20,8 +20,8 @@ ARCHS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942")
 # The most shared memory that a block may have (CUDA programming guide; LDS on gfx942).
 SHARED_LIMIT = {"sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99, "gfx942": 64}
 REGISTER_LIMIT = {arch: 512 if arch.startswith("gfx") else 255 for arch in ARCHS}
-POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int32: "*i32",
-            torch.int64: "*i64", torch.uint8: "*u8"}
+POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float64: "*fp64",
+            torch.int32: "*i32", torch.int64: "*i64", torch.uint8: "*u8", torch.int16: "*i16", torch.int8: "*i8"}
 
 
 class Launch(NamedTuple):
@@ -55,7 +55,7 @@ def compiled(launch: Launch, arch: str) -> Any:
     constants: dict[Any, Any] = {}
     attributes: dict[Any, Any] = {}
     for i, param in enumerate(launch.kernel.params):
-        value = values[param.name]
+        value = values[param.name] if param.name in values else param.default
         if param.is_constexpr or value is None:
             signature[param.name] = "constexpr"
             constants[i,] = value

@@ -32,7 +32,7 @@ def run_out(op: str, backend: str, sample: testing.Sample, index_dtype: torch.dt
     """The `.out` variant into poisoned buffers, as the tuple that the functional op would return."""
     specs = _library.CONTRACTS[op](*sample.args, **sample.kwargs)
     names = _library.OUT_ARGS[op]
-    outs = poison(specs if len(names) > 1 else (specs,), index_dtype if "gather" not in op else None)
+    outs = poison(specs if len(names) > 1 else (specs,)[:len(names)], index_dtype if "gather" not in op else None)
     result = testing.run(f"{op}.out", backend, *sample.args, **sample.kwargs, **extra,
                          **dict(zip(names, outs, strict=True)))
     assert result is None
@@ -43,7 +43,7 @@ def flat(outputs: Any) -> Iterator[Tensor]:
     for t in outputs if isinstance(outputs, (list, tuple)) else (outputs,):
         if isinstance(t, Tensor):
             yield t
-        else:
+        elif t is not None:
             yield from t
 
 
@@ -79,3 +79,15 @@ def assert_refused(op: str, backend: str, args: tuple, kwargs: dict[str, Any], a
     assert message.startswith(f"{op}: `{arg}` is "), message
     assert got in message.split(", allowed: ")[0]
     assert len(message.split(", allowed: ")) == 2
+
+
+def gather_status(op: str, sample: testing.Sample) -> int:
+    """The status bits that a gather sets."""
+    tensors, indices = sample.args
+    if op == "gather_tokens":
+        dim = (sample.kwargs.get("token_dims") or [1])[0]
+    else:
+        dim = 2 if sample.kwargs.get("kv_layout", "HND") == "HND" else 1
+    first = torch.arange(indices.shape[-1]) if op == "gather_kv_inplace" else 0
+    bad = (indices < first) | (indices >= tensors[0].shape[dim])
+    return _library.STATUS_BAD_INDEX if bad.any() else 0

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 from cuda_shim import build
-from helpers import assert_same_bytes, poison
+from helpers import assert_same_bytes, gather_status, poison
 
 import vtkernels
 from vtkernels import _library, testing
-from vtkernels.testing import Sample, clustered, rand
+from vtkernels.testing import Sample, clustered, paged, rand
 
 if shutil.which("g++") is None and os.environ.get("CI") != "true":
     pytest.skip("g++ is missing", allow_module_level=True)
@@ -38,7 +38,7 @@ def launch(shim, op, sample, multiprocessors=SMALL_TILES, index_dtype=torch.int6
     """One call into poisoned buffers, and how many kernels it launched."""
     specs = _library.CONTRACTS[op](*sample.args, **sample.kwargs)
     names = _library.OUT_ARGS[op]
-    outs = poison(specs if len(names) > 1 else (specs,), index_dtype if "gather" not in op else None)
+    outs = poison(specs if len(names) > 1 else (specs,)[:len(names)], index_dtype if "gather" not in op else None)
     shim.shim_configure(len(sample.name), multiprocessors)
     before = shim.shim_launches()
     getattr(getattr(torch.ops, _library.CUDA_NAMESPACE), op).out(
@@ -79,8 +79,28 @@ def test_gather(shim, op):
         status = word()
         (outs,), _ = launch(shim, op, sample, status=status)
         testing.CHECKS[op](outs, *sample.args, **sample.kwargs)
-        bad = sample.name in ("out-of-range", "no-tokens", "HND-bad", "NHD-bad")
-        assert status.item() == (_library.STATUS_BAD_INDEX if bad else 0), sample.name
+        assert status.item() == gather_status(op, sample), sample.name
+
+
+@samples("gather_kv_inplace")
+def test_gather_kv_inplace(shim, sample):
+    (kv, indices), status = sample.args, word()
+    changed = [testing.copied(t) for t in kv]
+    _, launches = launch(shim, "gather_kv_inplace", sample._replace(args=(changed, indices)), status=status)
+    assert launches == (indices.numel() > 0)
+    testing.assert_gather_kv_inplace(changed, kv, indices, **sample.kwargs)
+    assert status.item() == gather_status("gather_kv_inplace", sample)
+
+
+@samples("rotate_keys")
+def test_rotate_keys(shim, sample):
+    (out,), launches = launch(shim, "rotate_keys", sample)
+    assert launches == (out.numel() > 0)
+    testing.assert_rotate_keys(out, *sample.args, **sample.kwargs)
+    if sample.args[0].stride(-1) == 1 and "hostile" not in sample.name:
+        keys = testing.copied(sample.args[0])
+        torch.ops.vtkernels_cuda.rotate_keys.out(keys, *sample.args[1:], **sample.kwargs, out=keys)
+        assert_same_bytes(keys, out)
 
 
 def test_status_is_set_where_no_row_has_bytes(shim):
@@ -112,12 +132,49 @@ def test_six_axes_and_more_layouts_than_a_launch_holds(shim):
     assert launches == 2
 
 
-@pytest.mark.parametrize(("count", "launches"), [(1, 1), (64, 1), (190, 1), (191, 2)])
+@pytest.mark.parametrize(("count", "launches"), [(1, 1), (64, 1), (168, 1), (169, 2)])
 def test_launches_of_a_gather(shim, count, launches):
     kv = [rand(1, 2, 9, 4, seed=s) for s in range(count)]
     (outs,), launched = launch(shim, "gather_kv", Sample("", (kv, torch.tensor([[8, 2]])), {}))
     assert launched == launches
     assert_same_bytes(outs, [t[:, :, [8, 2]] for t in kv])
+
+
+def test_compact_kv_paged(shim):
+    for sample in testing.SAMPLES["compact_kv_paged"]():
+        status = word()
+        before = [testing.bytes_of(t).copy() for t in sample.args[0]]
+        dtype = torch.int32 if len(sample.name) % 2 else torch.int64
+        outs, launches = launch(shim, "compact_kv_paged", sample, index_dtype=dtype, status=status)
+        testing.assert_compact_kv_paged(outs, *sample.args, before=before, **sample.kwargs)
+        assert status.item() == paged.compact_result(*sample.args, **sample.kwargs).status, sample.name
+        moves = sample.args[0][0].numel() > 0 and sample.args[3].shape[1] > 0
+        assert launches == (0 if len(sample.args[1]) == 0 else 2 + moves), sample.name
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_compaction_of_long_rows_and_many_pools(shim, in_place):
+    """More tokens than a tile, more of them than threads, more layouts and pools than a launch holds."""
+    pools = [paged.pool(90, 4, 1, 4, seed=s) for s in range(330)]
+    pools += [paged.pool(90, 4, 3, 2 * w, dtype=torch.int16)[..., w:] for w in range(1, 9)]
+    pools += [paged.pool(90, 4, 2, 1500, seed=1)]
+    table = torch.randperm(90, generator=torch.Generator().manual_seed(1)).int()[None]
+    kept = torch.arange(300)[torch.arange(300) % 7 > 4][None]
+    kwargs = {} if in_place else {"dst_block_table": table[:, 75:]}
+    kept = kept if in_place else kept[:, -60:]
+    sample = Sample("", (pools, table[:, :75], paged.ints(300), kept), kwargs)
+    before = [testing.bytes_of(t).copy() for t in pools]
+    outs, launches = launch(shim, "compact_kv_paged", sample)
+    testing.assert_compact_kv_paged(outs, *sample.args, before=before, **kwargs)
+    assert launches == 2 + 3
+
+
+def test_watermark(shim):
+    for seed in range(40):
+        call = testing.watermark_call(seed)
+        before = [testing.bytes_of(t).copy() for t in call.args[0]]
+        outs, _ = launch(shim, "compact_kv_paged", Sample("", call.args, call.kwargs))
+        testing.assert_watermark(call, before, outs)
 
 
 def prune_status(sample):
@@ -210,6 +267,10 @@ def test_offsets_beyond_two_to_the_31(shim, tmp_path):
     testing.assert_prune_topk(got, near, protos, 2, [near[:, None]])
 
 
+POOL = rand(4, 2, 1, 8)
+PAGED = (paged.ints([2, 1]), paged.ints(3), torch.tensor([[0, 2]]))
+PAGED_OUT = {"out_seq_lens": paged.ints(0), "out_slot_mapping": torch.zeros(1, 2).long(),
+             "out_freed_blocks": paged.ints([0, 0])}
 OUT = {"scores": torch.zeros(2, 9), "argmax": torch.zeros(2, 9, dtype=torch.int64)}
 
 
@@ -224,7 +285,8 @@ OUT = {"scores": torch.zeros(2, 9), "argmax": torch.zeros(2, 9, dtype=torch.int6
      "`prototype_rnorm` is of size 4"),
     ("select_topk", (rand(2, 9), 10), {"out": torch.zeros(2, 10).long()}, "`k` is 10, allowed: 0 to 9"),
     ("select_topk", (rand(2, 9), 3), {"out": torch.zeros(2, 3)}, "`out` is float32"),
-    ("select_topk", (rand(2, 9), 3), {"out": torch.zeros(2, 3).long(), "ks": torch.zeros(3).int()}, "`ks` is of size 3"),
+    ("select_topk", (rand(2, 9), 3), {"out": torch.zeros(2, 3).long(), "ks": torch.zeros(3).int()},
+     "`ks` is of size 3"),
     ("select_topk", (rand(2, 9), 3), {"out": torch.zeros(2, 3).long(), "excluded": rand(2, 9) > 0},
      "`excluded` is given, allowed: None with the cuda backend"),
     ("select_topk", (rand(2, 9), 3), {"out": torch.zeros(2, 3).long(), "protected": rand(2, 9) > 0},
@@ -237,6 +299,17 @@ OUT = {"scores": torch.zeros(2, 9), "argmax": torch.zeros(2, 9, dtype=torch.int6
      {"out": [rand(2, 3, 1, 4)] * 2}, "`kv\\[1\\]` is of size 8 in tokens"),
     ("gather_kv", ([rand(2, 3, 9, 4)], torch.zeros(2, 1).long()), {"out": [rand(2, 3, 1, 4)], "kv_layout": "NDH"},
      "`kv_layout` is NDH"),
+    ("gather_kv", ([rand(2, 3, 9, 4)], torch.zeros(2, 2, 1).long()), {"out": [rand(2, 3, 1, 4)]},
+     "`indices` is of size 2 in H"),
+    ("gather_kv", ([rand(2, 3, 9, 4)], torch.zeros(2, 2, 3, 1).long()), {"out": [rand(2, 3, 1, 4)]},
+     "`indices` is of size 2 in L"),
+    ("gather_kv_inplace", ([rand(2, 3, 9, 4)], torch.zeros(2, 10).long()), {}, "`indices` is of size 9 in k"),
+    ("rotate_keys", (rand(2, 3, 9, 4), torch.zeros(2, 9).int(), torch.ones(3)), {"out": rand(2, 3, 9, 4)},
+     "`inv_freq` is 3, allowed: 0 to 2"),
+    ("rotate_keys", (rand(2, 3, 9, 4), torch.zeros(3, 2, 9).int(), torch.ones(2, 2)), {"out": rand(2, 3, 9, 4)},
+     "`inv_freq` is of size 2 in axes"),
+    ("rotate_keys", (rand(2, 3, 9, 4), torch.zeros(2, 8).int(), torch.ones(2)), {"out": rand(2, 3, 9, 4)},
+     "`deltas` is of size 8 in N"),
 ])
 def test_direct_calls_are_checked(shim, op, args, kwargs, message):
     with pytest.raises(RuntimeError, match=message):
@@ -290,13 +363,14 @@ def thread_objects(tmp_path_factory) -> Path:
 
 def test_address_sanitizer(tmp_path, address_objects):
     done = smoke(build.smoke_program(address_objects, tmp_path, ADDRESS),
-                 "select", "gather", "scores", "prune", "prune-varlen")
+                 "select", "gather", "gather-inplace", "scores", "prune", "prune-varlen")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "smoke: ok" in done.stdout
 
 
 def test_address_sanitizer_reports_an_overrun(tmp_path, address_objects):
-    csrc = planted(tmp_path, "gather.cuh", "if (index >= 0 && index < p.tokens) {", "if (index >= 0) {")
+    csrc = planted(tmp_path, "gather.cuh", "if (index >= (kInPlace ? token : 0) && index < p.tokens) {",
+                   "if (index >= (kInPlace ? token : 0)) {")
     done = smoke(build.smoke_program(address_objects, tmp_path, ADDRESS, (csrc, "gather.cu")), "gather")
     assert done.returncode != 0
     assert "heap-buffer-overflow" in done.stderr
@@ -305,7 +379,7 @@ def test_address_sanitizer_reports_an_overrun(tmp_path, address_objects):
 
 def test_thread_sanitizer(tmp_path, thread_objects):
     done = smoke(build.smoke_program(thread_objects, tmp_path, THREAD),
-                 "select", "gather", "scores", "prune", "prune-varlen")
+                 "select", "gather", "gather-inplace", "scores", "prune", "prune-varlen")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "smoke: ok" in done.stdout
 
@@ -317,3 +391,11 @@ def test_thread_sanitizer_reports_a_missing_barrier(tmp_path, thread_objects):
     assert done.returncode != 0
     assert "data race" in done.stderr
     assert "select.cuh" in done.stderr
+
+
+def test_thread_sanitizer_reports_rows_stored_before_they_are_read(tmp_path, thread_objects):
+    csrc = planted(tmp_path, "gather.cuh", "if constexpr (kInPlace) __syncthreads();", "")
+    done = smoke(build.smoke_program(thread_objects, tmp_path, THREAD, (csrc, "gather.cu")), "gather-inplace")
+    assert done.returncode != 0
+    assert "data race" in done.stderr
+    assert "gather.cuh" in done.stderr

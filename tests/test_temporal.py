@@ -1,6 +1,7 @@
 """temporal_scores, row_statistics and subspace_residual on the backends of the CPU, against float64."""
 
 import ctypes
+import doctest
 
 import pytest
 import torch
@@ -136,6 +137,13 @@ def test_orthonormal_basis(method, dtype):
         torch.testing.assert_close(gram, torch.eye(len(gram[0])).expand_as(gram), rtol=0, atol=atol)
     assert vtkernels.orthonormal_basis(keys[:, :4], 9, method=method).shape == (3, 4, 12)
     assert vtkernels.orthonormal_basis(keys[:, :0], 9, method=method).shape == (3, 0, 12)
+
+
+def test_the_example_of_orthonormal_basis():
+    (test,) = doctest.DocTestFinder().find(vtkernels.orthonormal_basis, globs={"torch": torch, "vtkernels": vtkernels})
+    failures = []
+    doctest.DocTestRunner().run(test, out=failures.append)
+    assert not failures, "".join(failures)
 
 
 def test_first_spans_the_first_keys_and_svd_the_most(backend):

@@ -94,7 +94,9 @@ def launches(case: Case) -> list[aot.Launch]:
             run = gather_tokens_out if case.op == "gather_tokens" else gather_kv_out
             indices = torch.empty(1, k, dtype=torch.int64)
             dims = {"token_dims": [2, 2]} if run is gather_tokens_out else {}
-            run(kv, indices, out=[torch.empty_like(t[:, :, :k]) for t in kv], status=word, **dims)
+            own = [] if run is gather_tokens_out else [indices.expand(1, 8, k), indices.expand(len(kv), 1, 8, k)]
+            for each in (indices, *own):  # shared, of each head, of each tensor and head
+                run(kv, each, out=[torch.empty_like(t[:, :, :k]) for t in kv], status=word, **dims)
             empty = [t[..., :0] for t in kv]
             run(empty, indices, out=[torch.empty_like(t[:, :, :k]) for t in empty], status=word, **dims)
         elif case.op == "prune_topk":

@@ -2,7 +2,7 @@
 // Int, its vector of as many 32-bit integers. Relative error under 2 units in the last place; 0 below 2^-126.
 
 // Minimax polynomial of 2^f on [-1/2, 1/2], 2e-9 from the truth.
-constexpr float kExp2[] = {1.0f,         0.693147182f,   0.240226477f,  0.0555033237f,
+constexpr float kExp2[] = {1.0f,           0.693147182f,   0.240226477f,  0.0555033237f,
                            0.00961843692f, 0.00133988739f, 0.00015353362f};
 
 template <class V>

@@ -8,7 +8,7 @@ namespace {
 
 constexpr int64_t kBlock = 128;      // tokens that others are compared with at a time
 constexpr int64_t kCandidates = 32;  // tokens compared with all others at a time
-constexpr int64_t kRefresh = 32;     // tokens compared with new picks at a time
+constexpr int64_t kRefresh = 16;     // tokens compared with new picks at a time
 
 // Larger for a larger distance, then for a lower index.
 inline int64_t rank(float distance, int64_t index) {

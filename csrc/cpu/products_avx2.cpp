@@ -11,7 +11,7 @@ namespace {
 
 #include "score_avx2.h"
 #include "score_kernel.inl"
-// after the kernel whose pieces it uses
+// after the kernel whose pieces it takes
 #include "products_kernel.inl"
 
 }  // namespace

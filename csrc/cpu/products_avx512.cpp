@@ -27,7 +27,7 @@ struct EmulatedPairs : Float {
 };
 
 #include "score_kernel.inl"
-// after the kernel whose pieces it uses
+// after the kernel whose pieces it takes
 #include "products_kernel.inl"
 
 }  // namespace

@@ -23,7 +23,7 @@ struct Pairs : Float {
 };
 
 #include "score_kernel.inl"
-// after the kernel whose pieces it uses
+// after the kernel whose pieces it takes
 #include "products_kernel.inl"
 
 }  // namespace

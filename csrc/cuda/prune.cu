@@ -20,8 +20,12 @@ PruneParams params_of(const ScoreProblem& score, int64_t batch, bool keep_simila
 
 }  // namespace
 
+void clear_words(int* words, int64_t count, Stream stream) {
+  check(cudaMemsetAsync(words, 0, sizeof(int) * count, stream));
+}
+
 void clear_workspace(int* workspace, int64_t batch, Stream stream) {
-  check(cudaMemsetAsync(workspace, 0, sizeof(int) * workspace_size(batch), stream));
+  clear_words(workspace, workspace_size(batch), stream);
 }
 
 void prune_topk(const PruneDense& problem, Stream stream) {

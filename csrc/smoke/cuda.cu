@@ -169,6 +169,31 @@ void test_gather() {
   expect(equal && status.read()[0] == kBadIndex, "gather");
 }
 
+// Heads with indices of their own, rows of one warp and more tokens than a tile.
+void test_gather_inplace() {
+  constexpr int64_t kHeads = 2, kTokens = 300, kKept = 150, kDim = 32;
+  std::vector<int> indices(kHeads * kKept);
+  for (int64_t i = 0; i < kHeads * kKept; ++i) indices[i] = static_cast<int>(i % kKept * 2 + i / kKept);
+  indices[70] = 60;  // overwritten by then
+  const std::vector<float> values = random_values(kHeads * kTokens * kDim);
+  const DeviceArray<float> cache(values);
+  const DeviceArray<int> device_indices(indices), status(1, 0);
+  const std::vector<int64_t> strides{kHeads * kTokens * kDim, kTokens * kDim, kDim, 1};
+  GatherTensor tensor{cache.data(), cache.data(), 4, {1, kHeads, kTokens, kDim}, strides, strides, 0, 2, 1};
+  IndexView view{device_indices.data(), false, kHeads * kKept, 1};
+  view.heads = kHeads;
+  view.head_stride = kKept;
+  gather_inplace({tensor}, view, 1, kTokens, kKept, status.data(), nullptr);
+  const std::vector<float> got = cache.read();
+  bool equal = true;
+  for (int64_t i = 0; i < kHeads * kTokens * kDim; ++i) {
+    const int64_t d = i % kDim, j = i / kDim % kTokens, head = i / kDim / kTokens;
+    const int64_t from = j < kKept ? indices[head * kKept + j] : j;
+    equal &= got[i] == (from < j ? 0 : values[(head * kTokens + from) * kDim + d]);
+  }
+  expect(equal && status.read()[0] == kBadIndex, "gather_inplace");
+}
+
 void test_scores(Dtype dtype, int64_t rows, int64_t width, int64_t count) {
   const Matrix tokens(rows, width, dtype), prototypes(count, width, dtype);
   const DeviceArray<float> scores(rows, -9);
@@ -272,6 +297,7 @@ void run(const std::vector<std::string>& sections) {
     test_select(40000, false);
   }
   if (wanted("gather")) test_gather();
+  if (wanted("gather-inplace")) test_gather_inplace();
   for (const Dtype dtype : {Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16}) {
     if (wanted("scores")) {
       test_scores(dtype, 33, 130, 70);

@@ -1,8 +1,9 @@
 // attention_scores and attention_scores_varlen as torch ops on the CPU.
+#include "vtkernels/cpu_attention.h"
+
 #include <cmath>
 
 #include "cpu_common.h"
-#include "vtkernels/cpu_attention.h"
 
 namespace vtkernels {
 namespace {
@@ -62,7 +63,8 @@ AttentionProblem check_attention(const char* op, const Tensor& query, const Tens
   p.key = k.data();
   p.key_head = k.strides[key_head];
   p.key_dim = p.width == 1 ? 1 : k.strides[k.dims - 1];
-  p.scale = static_cast<float>(options.scale.has_value() ? *options.scale : 1 / std::sqrt(static_cast<double>(p.width)));
+  p.scale =
+      static_cast<float>(options.scale.has_value() ? *options.scale : 1 / std::sqrt(static_cast<double>(p.width)));
   p.causal = options.causal;
   p.logits = options.logits;
   return p;
@@ -187,8 +189,9 @@ Attention check_varlen(const char* op, const Tensor& query, const Tensor& key, c
   const bool heads_first = layout == "HND", paged = block_table.has_value();
   const View q(query), k(key);
   check_rank(op, "query", q, 3, "a 3-D tensor [Tq, Hq, d]");
-  check_rank(op, "key", k, paged ? 4 : 3, paged ? "a 4-D tensor of blocks, as kv_layout says"
-                                                : "a 3-D tensor [Tk, Hkv, d] or [Hkv, Tk, d], as kv_layout says");
+  check_rank(op, "key", k, paged ? 4 : 3,
+             paged ? "a 4-D tensor of blocks, as kv_layout says"
+                   : "a 3-D tensor [Tk, Hkv, d] or [Hkv, Tk, d], as kv_layout says");
   const int64_t first = paged ? 1 : 0, head = heads_first ? first : first + 1, token = heads_first ? first + 1 : first;
   Attention a{check_attention(op, query, key, q, k, 1, head, options), {}, {}, 0};
   AttentionProblem& p = a.problem;

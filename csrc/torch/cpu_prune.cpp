@@ -1,24 +1,12 @@
 // prune_topk and prune_topk_varlen as torch ops on the CPU.
-#include <cmath>
+#include "cpu_prune.h"
 
-#include "cpu_common.h"
+#include <cmath>
 
 namespace vtkernels {
 namespace {
 
-// One row of the batch, or one packed sequence, in tokens. `begin` counts from the start of its batch row.
-struct Row {
-  int64_t begin, length, span_start, span_length, keep, out;
-};
-
 const Tensors kNoCaches;
-
-struct PruneOutputs {
-  const Tensor& hidden;
-  const Tensors& kv;
-  const Tensor& indices;
-  const Tensor& scores;
-};
 
 // `indices` and `scores` are [batch, ..] for a dense call and [..] for a packed one, which is a batch of one.
 void run_prune(ScoreProblem problem, const Tensor& hidden, const std::vector<Row>& rows, bool packed, const Tensors& kv,
@@ -135,6 +123,8 @@ std::tuple<Tensor, Tensors, Tensor, Tensor> prune_topk(const Tensor& hidden, con
   return {std::move(out_hidden), std::move(out_kv), std::move(indices), std::move(scores)};
 }
 
+}  // namespace
+
 void check_workspace(const char* op, const std::optional<Tensor>& workspace, int64_t batch) {
   if (!workspace.has_value()) return;
   check_device(op, "workspace", *workspace, cpu_type());
@@ -144,6 +134,8 @@ void check_workspace(const char* op, const std::optional<Tensor>& workspace, int
             std::string(dtype_name(w.dtype)) + " of shape " + text(w.shape()),
             "a zeroed int32 vector of at least " + std::to_string(words) + " words");
 }
+
+namespace {
 
 void prune_topk_out(const Tensor& hidden, const Tensor& prototypes, int64_t k, const std::optional<Tensors>& kv,
                     bool keep_similar, int64_t span_start, int64_t span_len, const std::optional<Tensor>& span_starts,
@@ -165,20 +157,14 @@ void prune_topk_out(const Tensor& hidden, const Tensor& prototypes, int64_t k, c
   set_status(status, p.status);
 }
 
-struct PackedPrune {
-  ScoreProblem problem;
-  std::vector<Row> rows;
-  std::vector<int32_t> cu_out;
-  int64_t tokens, dim;
-  int32_t status;
-};
-
 struct Ints {
   explicit Ints(const Tensor& t) : data(reinterpret_cast<const int32_t*>(View(t).data())), stride(View(t).strides[0]) {}
   int64_t operator[](int64_t i) const { return data[i * stride]; }
   const int32_t* data;
   int64_t stride;
 };
+
+}  // namespace
 
 PackedPrune check_varlen(const char* op, const Tensor& hidden, const Tensor& prototypes, const Tensor& cu_seqlens,
                          const Tensor& k, int64_t total_out, const Tensors& kv,
@@ -234,6 +220,8 @@ void run_varlen(const PackedPrune& p, const Tensor& hidden, int64_t total_out, c
   for (int64_t i = p.cu_out.back(); i < total_out; ++i) indices.store(i, -1);
   run_prune(p.problem, hidden, p.rows, true, kv, keep_similar, heads_first, out, total_out);
 }
+
+namespace {
 
 std::tuple<Tensor, Tensors, Tensor, Tensor, Tensor> prune_topk_varlen(
     const Tensor& hidden, const Tensor& prototypes, const Tensor& cu_seqlens, const Tensor& k, int64_t total_out,

@@ -2,6 +2,9 @@
 // Python. The contract has been checked there; what memory safety needs is checked again, for direct calls.
 #include <vtkernels/cuda/launch.h>
 
+#include <algorithm>
+
+#include "box.h"
 #include "tensor.h"
 
 namespace vtkernels {
@@ -220,18 +223,124 @@ void add_caches(const Checker& check, const std::vector<Tensor>& kv, const std::
   }
 }
 
-void gather_kv_out(const std::vector<Tensor>& kv, const Tensor& indices, const std::string& kv_layout,
-                   const std::vector<Tensor>& out, const OptionalTensor& status) {
+// Indices [B, k], [B, H, k] or [L, B, H, k] of caches; H of 1 is shared by the heads.
+cuda::IndexView cache_indices(const Checker& check, const Tensor& indices, const std::vector<Tensor>& kv,
+                              int head_dim) {
+  const View i(indices);
+  check.place("indices", indices);
+  VTK_CHECK(is_index(i.dtype), check.op, "indices", dtype_name(i.dtype), "int32, int64");
+  VTK_CHECK(i.dims >= 2 && i.dims <= 4, check.op, "indices", "of shape " + text(i.shape()),
+            "[B, k], [B, H, k] or [L, B, H, k]");
+  const int64_t row = i.dims == 2 ? 0 : i.dims - 3, last = i.dims - 1, heads = i.dims == 2 ? 1 : i.sizes[last - 1];
+  if (i.dims == 4) check_size(check.op, "indices", i.sizes[0], kv.size(), "L (tensors)");
+  check_size(check.op, "indices", i.sizes[row], View(kv[0]).sizes[0], "B");
+  for (const Tensor& t : kv) {
+    if (heads != 1) check_size(check.op, "indices", heads, View(t).sizes[head_dim], "H");
+  }
+  cuda::IndexView view{const_cast<char*>(i.data()), i.dtype == aoti_torch_dtype_int64(), i.strides[row],
+                       i.strides[last]};
+  view.heads = heads;
+  view.head_stride = heads == 1 ? 0 : i.strides[last - 1];
+  if (i.dims == 4) {
+    view.tensors = i.sizes[0];
+    view.tensor_stride = i.strides[0];
+  }
+  return view;
+}
+
+// A cache [B, H, N, d] or [B, N, H, d] whose rows move within it.
+void add_written_cache(const Checker& check, const Tensor& cache, size_t i, const GatherShape& shape, int token_dim,
+                       std::vector<cuda::GatherTensor>& rows) {
+  const std::string arg = "kv[" + std::to_string(i) + "]";
+  const View t(cache);
+  check.place(arg, cache);
+  check_rank(check.op, arg, t, 4, token_dim == 2 ? "[B, H, N, d]" : "[B, N, H, d]");
+  check_size(check.op, arg, t.sizes[0], shape.batch, "B");
+  check_size(check.op, arg, t.sizes[token_dim], shape.tokens, "tokens");
+  for (int64_t d = 0; d < t.dims; ++d) {
+    VTK_CHECK(t.sizes[d] <= 1 || t.strides[d] != 0, check.op, arg, "expanded",
+              "a tensor whose elements each have their own memory");
+  }
+  const std::vector<int64_t> strides(t.strides, t.strides + t.dims);
+  rows.push_back({t.data(), t.mutable_data(), t.element(), t.shape(), strides, strides, 0, token_dim});
+}
+
+using Gather = decltype(cuda::gather);
+
+void run_gather_kv(const char* op, Gather& gather, const std::vector<Tensor>& kv, const Tensor& indices,
+                   const std::string& kv_layout, const std::vector<Tensor>& out, bool in_place,
+                   const OptionalTensor& status) {
   const Device device(indices);
-  const Checker check{"gather_kv.out", device.index};
+  const Checker check{op, device.index};
   VTK_CHECK(!kv.empty(), check.op, "kv", "empty", "at least one tensor");
   const View first(kv[0]);
   check_rank(check.op, "kv[0]", first, 4, kv_layout == "HND" ? "[B, H, N, d]" : "[B, N, H, d]");
-  const GatherShape shape{first.sizes[0], first.sizes[kv_layout == "HND" ? 2 : 1]};
-  const View i = check_indices(check, indices, shape);
+  const int token_dim = kv_layout == "HND" ? 2 : 1, head_dim = 3 - token_dim;
+  const GatherShape shape{first.sizes[0], first.sizes[token_dim]};
+  const View i(indices);
+  const int64_t kept = i.dims > 0 ? i.sizes[i.dims - 1] : 0;
   std::vector<cuda::GatherTensor> rows;
-  add_caches(check, kv, kv_layout, false, shape, "out", out, i.sizes[1], rows);
-  cuda::gather(rows, index_view(i), shape.batch, shape.tokens, i.sizes[1], check.status(status), device.stream);
+  if (in_place) {
+    VTK_CHECK(kv_layout == "HND" || kv_layout == "NHD", check.op, "kv_layout", kv_layout, "HND or NHD");
+    check_size(check.op, "indices", std::min(kept, shape.tokens), kept, "k (at most N)");
+    for (size_t t = 0; t < kv.size(); ++t) add_written_cache(check, kv[t], t, shape, token_dim, rows);
+  } else {
+    add_caches(check, kv, kv_layout, false, shape, "out", out, kept, rows);
+  }
+  const cuda::IndexView view = cache_indices(check, indices, kv, head_dim);
+  if (view.heads != 1) {
+    for (cuda::GatherTensor& row : rows) row.head_dim = head_dim;
+  }
+  gather(rows, view, shape.batch, shape.tokens, kept, check.status(status), device.stream);
+}
+
+void gather_kv_out(const std::vector<Tensor>& kv, const Tensor& indices, const std::string& kv_layout,
+                   const std::vector<Tensor>& out, const OptionalTensor& status) {
+  run_gather_kv("gather_kv.out", cuda::gather, kv, indices, kv_layout, out, false, status);
+}
+
+void gather_kv_inplace_out(const std::vector<Tensor>& kv, const Tensor& indices, const std::string& kv_layout,
+                           const OptionalTensor& status) {
+  run_gather_kv("gather_kv_inplace.out", cuda::gather_inplace, kv, indices, kv_layout, kv, true, status);
+}
+
+void rotate_keys_out(const Tensor& keys, const Tensor& deltas, const Tensor& inv_freq, bool interleaved,
+                     const std::string& kv_layout, const Tensor& out) {
+  const Device device(keys);
+  const Checker check{"rotate_keys.out", device.index};
+  check.place("keys", keys);
+  check.place("deltas", deltas);
+  check.place("inv_freq", inv_freq);
+  VTK_CHECK(kv_layout == "HND" || kv_layout == "NHD", check.op, "kv_layout", kv_layout, "HND or NHD");
+  const int token = kv_layout == "HND" ? 2 : 1, head = 3 - token;
+  const View k(keys), d(deltas), f(inv_freq), o(out);
+  cuda::RotateProblem p{};
+  p.dtype = floating(check, "keys", k);
+  check_rank(check.op, "keys", k, 4, kv_layout == "HND" ? "[B, H, N, d]" : "[B, N, H, d]");
+  VTK_CHECK(is_index(d.dtype), check.op, "deltas", dtype_name(d.dtype), "int32, int64");
+  VTK_CHECK(d.dims == 2 || d.dims == 3, check.op, "deltas", "of shape " + text(d.shape()), "[B, N] or [axes, B, N]");
+  check_size(check.op, "deltas", d.sizes[d.dims - 2], k.sizes[0], "B");
+  check_size(check.op, "deltas", d.sizes[d.dims - 1], k.sizes[token], "N");
+  VTK_CHECK(f.dtype == aoti_torch_dtype_float32(), check.op, "inv_freq", dtype_name(f.dtype), "float32");
+  check_rank(check.op, "inv_freq", f, d.dims - 1, d.dims == 2 ? "[pairs]" : "[axes, pairs]");
+  p.axes = d.dims == 3 ? d.sizes[0] : 1;
+  if (d.dims == 3) check_size(check.op, "inv_freq", f.sizes[0], p.axes, "axes");
+  p.pairs = f.sizes[f.dims - 1];
+  check.range("inv_freq", p.pairs, 0, k.sizes[3] / 2);
+  check.output("out", out, k.shape(), k.dtype);
+  p.batch = k.sizes[0], p.heads = k.sizes[head], p.tokens = k.sizes[token], p.width = k.sizes[3];
+  p.keys = k.data();
+  p.key_batch = k.strides[0], p.key_head = k.strides[head], p.key_token = k.strides[token], p.key_dim = k.strides[3];
+  p.out = o.mutable_data();
+  p.out_batch = o.strides[0], p.out_head = o.strides[head], p.out_token = o.strides[token];
+  p.deltas = d.data();
+  p.wide = d.dtype == aoti_torch_dtype_int64();
+  p.delta_axis = d.dims == 3 ? d.strides[0] : 0;
+  p.delta_batch = d.strides[d.dims - 2], p.delta_token = d.strides[d.dims - 1];
+  p.inv_freq = reinterpret_cast<const float*>(f.data());
+  p.freq_axis = f.dims == 2 ? f.strides[0] : 0, p.freq_pair = f.strides[f.dims - 1];
+  p.interleaved = interleaved;
+  cuda::rotate_keys(p, device.stream);
 }
 
 // The caller's workspace, or one for this call.
@@ -347,15 +456,107 @@ void prune_topk_varlen_out(const Tensor& hidden, const Tensor& prototypes, const
   cuda::gather(rows, problem.indices, 1, shape.tokens, total_out, nullptr, device.stream);
 }
 
+// A pool of pages, each of whose elements has its own memory.
+cuda::PagePool page_pool(const Checker& check, const std::string& arg, const Tensor& t, const View& first,
+                         int token_dim, const char* dims) {
+  check.place(arg, t);
+  const View v(t);
+  check_rank(check.op, arg, v, 4, dims);
+  check_size(check.op, arg, v.sizes[0], first.sizes[0], "blocks");
+  check_size(check.op, arg, v.sizes[token_dim], first.sizes[token_dim], "block_size");
+  VTK_CHECK(v.sizes[token_dim] >= 1, check.op, arg, "of shape " + text(v.shape()), "a block_size of at least 1");
+  for (int64_t d = 0; d < 4; ++d) {
+    VTK_CHECK(v.sizes[d] <= 1 || v.strides[d] != 0, check.op, arg, "expanded",
+              "a tensor whose elements each have their own memory");
+  }
+  const int head_dim = 3 - token_dim;
+  return {v.mutable_data(), v.element(),          v.sizes[head_dim],   v.sizes[3],
+          v.strides[0],     v.strides[token_dim], v.strides[head_dim], v.strides[3]};
+}
+
+cuda::PageTable page_table(const Checker& check, const char* arg, const Tensor& table, int64_t batch) {
+  check.place(arg, table);
+  const View t(table);
+  VTK_CHECK(t.dtype == aoti_torch_dtype_int32(), check.op, arg, dtype_name(t.dtype), "int32");
+  check_rank(check.op, arg, t, 2, "[B, max_blocks]");
+  check_size(check.op, arg, t.sizes[0], batch, "B");
+  return {reinterpret_cast<const int*>(t.data()), t.sizes[1], t.strides[0], t.strides[1]};
+}
+
+void compact_kv_paged_out(const std::vector<Tensor>& kv, const Tensor& block_table, const Tensor& seq_lens,
+                          const Tensor& indices, const OptionalTensor& counts, const OptionalTensor& dst_block_table,
+                          const std::string& kv_layout, bool allow_shared, const Tensor& out_seq_lens,
+                          const Tensor& out_slot_mapping, const Tensor& out_freed_blocks,
+                          const OptionalTensor& status) {
+  const Device device(block_table);
+  const Checker check{"compact_kv_paged.out", device.index};
+  VTK_CHECK(!kv.empty(), check.op, "kv", "empty", "at least one tensor");
+  VTK_CHECK(kv_layout == "HND" || kv_layout == "NHD", check.op, "kv_layout", kv_layout, "HND or NHD");
+  VTK_CHECK(dst_block_table || !allow_shared, check.op, "allow_shared", "True",
+            "False, unless `dst_block_table` is given");
+  const int token_dim = kv_layout == "HND" ? 2 : 1;
+  const char* dims = token_dim == 2 ? "[blocks, H, block_size, d]" : "[blocks, block_size, H, d]";
+  const View first(kv[0]), table(block_table), i(indices);
+  check_rank(check.op, "kv[0]", first, 4, dims);
+  check_rank(check.op, "block_table", table, 2, "[B, max_blocks]");
+  std::vector<cuda::PagePool> pools;
+  for (size_t n = 0; n < kv.size(); ++n) {
+    const std::string arg = "kv[" + std::to_string(n) + "]";
+    pools.push_back(page_pool(check, arg, kv[n], first, token_dim, dims));
+    for (size_t other = 0; other < n && pools[n].heads * pools[n].width > 0; ++other) {
+      VTK_CHECK(pools[other].data != pools[n].data, check.op, arg,
+                "the same memory as kv[" + std::to_string(other) + "]", "each pool once");
+    }
+  }
+  cuda::PagedCompaction p{};
+  p.batch = table.sizes[0];
+  p.blocks = first.sizes[0];
+  p.block_size = first.sizes[token_dim];
+  p.table = page_table(check, "block_table", block_table, p.batch);
+  if (dst_block_table) p.target = page_table(check, "dst_block_table", *dst_block_table, p.batch);
+  // A table without pages has no memory, and still is a table.
+  static const int no_pages = 0;
+  if (dst_block_table && p.target.data == nullptr) p.target.data = &no_pages;
+  const int32_t int32 = aoti_torch_dtype_int32();
+  check.vector("seq_lens", seq_lens, p.batch, int32, "B");
+  p.lengths = int_view(View(seq_lens));
+  p.kept = check_indices(check, indices, {p.batch, 0}).sizes[1];
+  p.indices = index_view(i);
+  if (counts) {
+    check.vector("counts", *counts, p.batch, int32, "B");
+    p.counts = int_view(View(*counts));
+  }
+  p.allow_shared = allow_shared;
+  check.output("out_seq_lens", out_seq_lens, {p.batch}, int32);
+  check.output("out_slot_mapping", out_slot_mapping, {p.batch, p.kept}, aoti_torch_dtype_int64(), true);
+  check.output("out_freed_blocks", out_freed_blocks, {p.batch, p.table.width}, int32);
+  const View freed(out_freed_blocks);
+  p.out_lengths = reinterpret_cast<int*>(View(out_seq_lens).mutable_data());
+  p.slots = index_view(View(out_slot_mapping));
+  p.freed = reinterpret_cast<int*>(freed.mutable_data());
+  p.freed_batch_stride = freed.strides[0];
+  p.status = check.status(status);
+  const int64_t claims = cuda::page_claims(p.blocks, !dst_block_table);
+  const Tensor counters = empty({claims}, int32, device_type(), device.index);
+  const Tensor plans = empty({2 * p.batch}, aoti_torch_dtype_int64(), device_type(), device.index);
+  p.claims = reinterpret_cast<int*>(View(counters).mutable_data());
+  p.row_plans = reinterpret_cast<int64_t*>(View(plans).mutable_data());
+  cuda::clear_words(p.claims, claims, device.stream);
+  cuda::compact_pages(p, pools, device.stream);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(vtkernels_cuda, VTK_DISPATCH_KEY, m) {
-  m.impl("prototype_scores.out", TORCH_BOX(&prototype_scores_out));
-  m.impl("select_topk.out", TORCH_BOX(&select_topk_out));
-  m.impl("gather_tokens.out", TORCH_BOX(&gather_tokens_out));
-  m.impl("gather_kv.out", TORCH_BOX(&gather_kv_out));
-  m.impl("prune_topk.out", TORCH_BOX(&prune_topk_out));
-  m.impl("prune_topk_varlen.out", TORCH_BOX(&prune_topk_varlen_out));
+  m.impl("prototype_scores.out", VTK_BOX(prototype_scores_out));
+  m.impl("select_topk.out", VTK_BOX(select_topk_out));
+  m.impl("gather_tokens.out", VTK_BOX(gather_tokens_out));
+  m.impl("gather_kv.out", VTK_BOX(gather_kv_out));
+  m.impl("gather_kv_inplace.out", VTK_BOX(gather_kv_inplace_out));
+  m.impl("rotate_keys.out", VTK_BOX(rotate_keys_out));
+  m.impl("compact_kv_paged.out", VTK_BOX(compact_kv_paged_out));
+  m.impl("prune_topk.out", VTK_BOX(prune_topk_out));
+  m.impl("prune_topk_varlen.out", VTK_BOX(prune_topk_varlen_out));
 }
 
 }  // namespace vtkernels

@@ -26,6 +26,7 @@ def run(op: str, match: dict[str, Any], dtype: torch.dtype) -> None:
     module = importlib.import_module(f"vtkernels.{_dispatch.STAGES[op]}.{op}.triton")
     names = _library.OUT_ARGS[op]
     for args, kwargs in CALLS[op](match, dtype):
+        status = {"status": kwargs.pop("status")} if "status" in kwargs else {}
         outs = _library.allocate(_library.CONTRACTS[op](*args, **kwargs))
-        buffers = dict(zip(names, outs if len(names) > 1 else (outs,), strict=True))
-        getattr(module, f"{op}_out")(*args, **kwargs, **buffers)
+        buffers = dict(zip(names, outs if len(names) > 1 else (outs,)[:len(names)], strict=True))
+        getattr(module, f"{op}_out")(*args, **kwargs, **buffers, **status)

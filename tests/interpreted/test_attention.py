@@ -40,17 +40,20 @@ def test_varlen(launches, sample):
     assert status.item() == 64 | oracle_attention_varlen(*sample.args, **sample.kwargs)[2]
 
 
+TILES = [testing.Sample("sum-of-all", (testing.rand(1, 4, 12, 20), testing.rand(1, 2, 70, 20, seed=1)), {}),
+         testing.Sample("each-head", (testing.rand(1, 2, 20, 24), testing.rand(1, 1, 70, 24, seed=1)), {
+             "reduce_heads": "none", "causal": True})]
+
+
 @pytest.mark.parametrize(("op", "sample"), [
-    pytest.param(op, s, id=f"{op}-{s.name}") for op in (DENSE, VARLEN) for s in testing.SAMPLES[op]()
-    if s.name.removeprefix("float32-") in ("max-max", "many", "many-none", "lse-causal-max", "width-300", "paged",
-                                           "bad-keys-84", "logits-causal-max", "causal-none", "minus-infinity")])
+    *(pytest.param(DENSE, s, id=s.name) for s in TILES),
+    *(pytest.param(op, s, id=f"{op}-{s.name}") for op in (DENSE, VARLEN) for s in testing.SAMPLES[op]()
+      if s.name in ("float32-max-max", "float32-lse-causal-max", "float32-paged", "bad-keys-84", "minus-infinity"))])
 def test_many_tiles(launches, monkeypatch, op, sample):
     monkeypatch.setattr(lookup, "config", lambda *args, **shape: SMALL)
     (scores,) = run_out(op, "triton", sample)
     assert launches
     testing.CHECKS[op](scores, *sample.args, **sample.kwargs)
-    again = run_out(op, "triton", sample)[0]
-    assert_same_bytes(again, scores)
 
 
 @pytest.mark.parametrize(("rows", "heads"), [("mean", "mean"), ("max", "sum"), ("max", "max")])
@@ -82,7 +85,7 @@ def test_given_denominators_need_one_launch_for_each_key_head_alone(launches):
 
 
 def test_a_batch_entry_does_not_depend_on_its_neighbours():
-    q, k = testing.rand(5, 4, 5, 16), testing.rand(5, 2, 200, 16, seed=1)
+    q, k = testing.rand(3, 4, 5, 16), testing.rand(3, 2, 130, 16, seed=1)
     both = testing.run(DENSE, "triton", q, k)
-    for b in range(5):
+    for b in range(3):
         assert_same_bytes(testing.run(DENSE, "triton", q[b:b + 1], k[b:b + 1]), both[b:b + 1])

@@ -34,9 +34,8 @@ def distance_kernel(features, batch_stride: tl.int64, token_stride: tl.int64, di
         rows, is_token, dim_stride, d, features, aligned_stride(features, token_stride, FAST), dim_stride, start, n,
         None, 0, COSINE, not COSINE, UPCAST, FAST, EVEN_D, BLOCK_N, BLOCK_P, BLOCK_D)
     if COSINE:
-        distance = 1 - similarity * reciprocal_norm(squares)[:, None]
-    else:
-        distance = squares[:, None] - 2 * similarity
+        similarity = similarity * reciprocal_norm(squares)[:, None]
+    distance = 1 - similarity if COSINE else squares[:, None] - 2 * similarity
     distance = tl.where(distance <= 0, 0.0, distance)
     i = (first + tl.arange(0, BLOCK_N))[:, None]
     j = (start + tl.arange(0, BLOCK_P))[None, :]
@@ -115,7 +114,7 @@ def nearest_kernel(distance, n: tl.int64, centres, clusters: tl.int64, out, out_
 
 def nearest_centre(distance: Tensor, centres: Tensor, out: Tensor, label: Tensor | None, config: dict) -> None:
     batch, n = distance.shape[:2]
-    block = config["block"]
+    block = config["select_block"]
     _triton.launch(nearest_kernel, batch * triton.cdiv(n, block), distance.device, distance, n, centres,
                    centres.shape[1], out, out.stride(0), label, BLOCK=block, num_warps=config["num_warps"],
                    num_stages=config["num_stages"])

@@ -44,7 +44,7 @@ def farthest_first(features: Tensor, clusters: int, metric: str) -> Tensor:
     x, finite = finite_rows(features)
     squares = x.square().sum(-1)
     unit = x * reciprocal_norms(x)[..., None] if metric == "cosine" else x
-    batch, n, d = x.shape
+    batch, _, d = x.shape
     value = squares.masked_fill(~finite, -1.0)
     nearest = torch.full_like(value, torch.inf)
     chosen = torch.empty(batch, clusters, dtype=torch.int64, device=x.device)

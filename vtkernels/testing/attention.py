@@ -1,5 +1,6 @@
 """attention_scores and attention_scores_varlen: float64 attention, row by row, hostile samples."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -101,7 +102,7 @@ def oracle_attention_varlen(query: Tensor, key: Tensor, cu_seqlens_q: Tensor, cu
             bounds.append(last)
             if last != value or (i == 0 and value != 0):
                 status |= 4
-        lengths = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
+        lengths = [b - a for a, b in itertools.pairwise(bounds)]
         status |= 4 * any(n > most for n in lengths)
         spans.append([(a, min(n, most)) for a, n in zip(bounds, lengths, strict=False)])
     for i, ((first, rows), (begin, keys)) in enumerate(zip(*spans, strict=True)):
@@ -118,12 +119,12 @@ def oracle_attention_varlen(query: Tensor, key: Tensor, cu_seqlens_q: Tensor, cu
         status |= int(not valid.all())
         seen = np.array([[valid[j] and (not causal or j <= keys - rows + r) for j in range(keys)]
                          for r in range(rows)], bool).reshape(rows, keys)
-        given = None if lse is None else lse[:, first:first + rows].double().cpu().numpy()
+        given_lse = None if lse is None else lse[:, first:first + rows].double().cpu().numpy()
         weights = np.ones(rows) if row_weights is None else row_weights[first:first + rows].double().cpu().numpy()
-        one, most = _one_sequence(q[first:first + rows].swapaxes(0, 1), seq.swapaxes(0, 1), seen, given, weights, scale,
-                                  reduce_rows, reduce_heads, logits)
+        one, peak = _one_sequence(q[first:first + rows].swapaxes(0, 1), seq.swapaxes(0, 1), seen, given_lse, weights,
+                                  scale, reduce_rows, reduce_heads, logits)
         out[..., begin:begin + keys] = one
-        largest = max(largest, most)
+        largest = max(largest, peak)
     return out, largest, status
 
 
@@ -291,7 +292,8 @@ def attention_varlen_samples(dtypes: Sequence[torch.dtype] = (torch.float32, tor
             q.transpose(0, 1), k[:20].transpose(0, 1))})
         yield Sample("logits", (q, k, *bounds), {"logits": True, "reduce_heads": "sum", "row_weights": weights.abs()})
         yield Sample("short-table", (q, pages, *bounds), {"block_table": table[:, :3]})
-        yield Sample("strided-table", (q, pages.repeat_interleave(2, 0)[::2], *bounds), {"block_table": table.T.contiguous().T})
+        yield Sample("strided-table", (q, pages.repeat_interleave(2, 0)[::2], *bounds), {
+            "block_table": table.T.contiguous().T})
         yield Sample("too-long", (q, k, cu_q, cu_k, 118, 7, 30), {"causal": True})
         yield Sample("uncovered", (q, k, ints(0, 3, 9), ints(0, 50, 100), 118, 16, 88), {"reduce_heads": "none"})
         yield Sample("hostile-seqlens", (q, k, ints(2, 9, 5, 2**31 - 1), ints(3, 60, 50, -2**31), 118, 30, 88), {})

@@ -30,11 +30,77 @@ def assert_gather_tokens(outputs: Sequence[Tensor], tensors: Sequence[Tensor], i
         np.testing.assert_array_equal(bytes_of(out), oracle_rows(t, indices.numpy(), dim - 1, dim))
 
 
+def oracle_kv(t: Tensor, indices: Tensor, tensor: int, kv_layout: str) -> np.ndarray:
+    """Bytes of a gathered cache for indices [B, k], [B, H, k] or [L, B, H, k]."""
+    if indices.dim() == 4:
+        indices = indices[tensor]
+    heads_first = t if kv_layout == "HND" else t.transpose(1, 2)
+    own = indices if indices.dim() == 3 else indices[:, None]
+    heads = [oracle_rows(heads_first[:, h], own[:, h % own.shape[1]].numpy(), 0, 1) for h in range(heads_first.shape[1])]
+    return np.stack(heads, 1 if kv_layout == "HND" else 2)
+
+
 def assert_gather_kv(outputs: Sequence[Tensor], kv: Sequence[Tensor], indices: Tensor, *,
                      kv_layout: str = "HND") -> None:
-    for t, out in zip(kv, outputs, strict=True):
-        np.testing.assert_array_equal(bytes_of(out),
-                                      oracle_rows(t, indices.numpy(), 0, 2 if kv_layout == "HND" else 1))
+    for i, (t, out) in enumerate(zip(kv, outputs, strict=True)):
+        np.testing.assert_array_equal(bytes_of(out), oracle_kv(t, indices, i, kv_layout))
+
+
+def copied(t: Tensor) -> Tensor:
+    """The same tensor in a copy of all of its memory, what lies between its elements included."""
+    return t.new_empty(0).set_(t.untyped_storage().clone(), t.storage_offset(), t.shape, t.stride())
+
+
+def assert_gather_kv_inplace(changed: Sequence[Tensor], kv: Sequence[Tensor], indices: Tensor, *,
+                             kv_layout: str = "HND") -> None:
+    """`changed` against `kv` as it was: the first k tokens as gathered, every other byte of the memory untouched."""
+    kept, token_dim = indices.shape[-1], 2 if kv_layout == "HND" else 1
+    moved = torch.where(indices < torch.arange(kept), -1, indices)
+    for i, (t, before) in enumerate(zip(changed, kv, strict=True)):
+        want = copied(before)
+        if kept:
+            rows = torch.from_numpy(oracle_kv(before, moved, i, kv_layout)).view(before.dtype).squeeze(-1)
+            want.narrow(token_dim, 0, kept).copy_(rows)
+        got, expected = (torch.empty(0, dtype=torch.uint8).set_(x.untyped_storage()) for x in (t, want))
+        np.testing.assert_array_equal(got.numpy(), expected.numpy())
+
+
+def oracle_rotate(keys: Tensor, deltas: Tensor, inv_freq: Tensor, interleaved: bool = False,
+                  kv_layout: str = "HND") -> tuple[np.ndarray, np.ndarray]:
+    """float64 rotation by complex numbers, [B, H, N, d], and the length of the pair that each element belongs to."""
+    x = (keys if kv_layout == "HND" else keys.transpose(1, 2)).double().numpy()
+    axes = deltas.dim() == 3
+    delta = (deltas if axes else deltas[None]).double().numpy()
+    freq = (inv_freq if axes else inv_freq[None]).double().numpy()
+    pairs = freq.shape[1]
+    places = np.arange(2 * pairs).reshape(pairs, 2) if interleaved else np.arange(2 * pairs).reshape(2, pairs).T
+    rotated, length = x.copy(), np.abs(x)
+    with np.errstate(all="ignore"):
+        turn = np.exp(1j * np.einsum("abn,ap->bnp", delta, freq))[:, None]
+        pair = (x[..., places[:, 0]] + 1j * x[..., places[:, 1]]) * turn
+        for axis, part in ((0, pair.real), (1, pair.imag)):
+            rotated[..., places[:, axis]] = part
+            length[..., places[:, axis]] = np.abs(pair)
+    return rotated, length
+
+
+def assert_rotate_keys(out: Tensor, keys: Tensor, deltas: Tensor, inv_freq: Tensor, *, interleaved: bool = False,
+                       kv_layout: str = "HND") -> None:
+    """Within the rounding of float32 arithmetic and of the dtype; byte for byte where nothing turns."""
+    want, length = oracle_rotate(keys, deltas, inv_freq, interleaved, kv_layout)
+    got = (out if kv_layout == "HND" else out.transpose(1, 2)).double().numpy()
+    info = torch.finfo(out.dtype)
+    with np.errstate(all="ignore"):
+        held = np.isfinite(want) & (np.abs(want) < float(info.max) * 0.99)
+        allowed = 4e-7 * length + float(info.eps) * np.abs(want) + float(info.smallest_normal)
+        assert (np.abs(got - want)[held] <= allowed[held]).all(), "a key is off by more than rounding"
+    still = (deltas == 0).all(0) if deltas.dim() == 3 else deltas == 0
+    token_dim = 2 if kv_layout == "HND" else 1
+    for b, n in still.nonzero().tolist():
+        np.testing.assert_array_equal(bytes_of(out[b].select(token_dim - 1, n)),
+                                      bytes_of(keys[b].select(token_dim - 1, n)))
+    beyond = 2 * inv_freq.shape[-1]
+    np.testing.assert_array_equal(bytes_of(out[..., beyond:]), bytes_of(keys[..., beyond:]))
 
 
 def gather_tokens_samples() -> Iterator[Sample]:
@@ -69,7 +135,75 @@ def gather_kv_samples() -> Iterator[Sample]:
         yield Sample(f"{layout}-expanded", ([cache(1, 8).expand(2, 5, 20, 8) if layout == "HND" else
                                              cache(1, 8).expand(2, 20, 5, 8)], idx), {"kv_layout": layout})
         yield Sample(f"{layout}-none", ([cache(2, 8)], idx[:, :0]), {"kv_layout": layout})
+        heads = torch.randint(-1, 21, (2, 4, 5), generator=torch.Generator().manual_seed(1))
+        layers = torch.randint(-1, 21, (3, 2, 4, 5), generator=torch.Generator().manual_seed(2))
+        three = [cache(4, 16, torch.bfloat16), cache(4, 5), cache(4, 1)]
+        yield Sample(f"{layout}-heads", (three, heads.int()), {"kv_layout": layout})
+        yield Sample(f"{layout}-tensors", (three, layers), {"kv_layout": layout})
+        shared = [cache(4, 16), cache(1, 16), cache(3, 16)]
+        yield Sample(f"{layout}-tensors-one-head", (shared, layers[:, :, :1]), {"kv_layout": layout})
+        wide = cache(12, 9)[:, ::3, :, 1::2] if layout == "HND" else cache(12, 9)[:, :, ::3, 1::2]
+        yield Sample(f"{layout}-heads-strided", ([wide, wide[..., :3]], layers.expand(3, 2, 4, 5)[:2, ..., ::2]),
+                     {"kv_layout": layout})
+        yield Sample(f"{layout}-heads-shared", ([cache(4, 8)], heads[:, :1].expand(2, 4, 5)), {"kv_layout": layout})
+        yield Sample(f"{layout}-heads-no-bytes", ([cache(4, 8), cache(4, 0)], layers[:2]), {"kv_layout": layout})
+        yield Sample(f"{layout}-heads-none", ([cache(4, 8)], heads[..., :0]), {"kv_layout": layout})
     yield Sample("HND-transposed", ([rand(2, 20, 3, 8).transpose(1, 2)], idx), {})
+
+
+def gather_kv_inplace_samples() -> Iterator[Sample]:
+    generator = torch.Generator().manual_seed(5)
+
+    def ascending(*lead: int) -> Tensor:
+        return torch.rand(*lead, 90, generator=generator).argsort(-1)[..., :40].sort(-1).values
+
+    for layout in ("HND", "NHD"):
+        def cache(h: int, d: int, dtype: torch.dtype = torch.float32, layout: str = layout) -> Tensor:
+            return rand(*((2, h, 90, d) if layout == "HND" else (2, 90, h, d)), dtype=dtype)
+
+        options = {"kv_layout": layout}
+        mixed = [cache(4, 16, torch.bfloat16), cache(1, 5), cache(2, 8).to(torch.float8_e4m3fn), cache(3, 7) > 0]
+        yield Sample(f"{layout}-pair", ([cache(2, 16), cache(2, 16)], ascending(2)), options)
+        yield Sample(f"{layout}-mixed", (mixed, ascending(2).int()), options)
+        yield Sample(f"{layout}-heads", ([cache(3, 8), cache(3, 5)], ascending(2, 3)), options)
+        yield Sample(f"{layout}-tensors", ([cache(3, 8), cache(3, 8)], ascending(2, 2, 3)), options)
+        yield Sample(f"{layout}-all", ([cache(2, 8)], torch.arange(90).expand(2, 90)), options)
+        bad = ascending(2)
+        bad[0, 3], bad[0, 9], bad[1, 0], bad[1, 30:] = 2**40, -7, 90, -1
+        yield Sample(f"{layout}-bad", ([cache(2, 8)], bad), options)
+        yield Sample(f"{layout}-descending", ([cache(2, 8)], ascending(2).flip(-1).contiguous()), options)
+        yield Sample(f"{layout}-repeated", ([cache(2, 8)], torch.full((2, 20), 9)), options)
+        wide = cache(6, 20)[:, ::2, :, 1::3] if layout == "HND" else cache(6, 20)[:, :, ::2, 1::3]
+        yield Sample(f"{layout}-strided", ([wide], ascending(2)), options)
+        yield Sample(f"{layout}-none", ([cache(2, 8)], ascending(2)[:, :0]), options)
+
+
+def rotate_samples(dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float16, torch.bfloat16)) -> Iterator[Sample]:
+    generator = torch.Generator().manual_seed(6)
+    freq = 10000.0 ** -(torch.arange(0, 16, 2) / 16)
+    deltas = -torch.randint(0, 4000, (2, 23), generator=generator)
+    deltas[0, ::4] = 0
+    three = torch.stack([deltas, deltas // 3, deltas * 2])
+    sections = torch.zeros(3, 8)
+    for axis, (first, last) in enumerate(((0, 2), (2, 5), (5, 8))):
+        sections[axis, first:last] = freq[first:last]
+    for dtype in dtypes:
+        tag = str(dtype).removeprefix("torch.")
+        keys = rand(2, 3, 23, 16, dtype=dtype)
+        yield Sample(f"{tag}-half", (keys, deltas, freq), {})
+        yield Sample(f"{tag}-interleaved", (keys, deltas.int(), freq), {"interleaved": True})
+        yield Sample(f"{tag}-mrope", (keys.transpose(1, 2), three, sections), {"kv_layout": "NHD"})
+        yield Sample(f"{tag}-partial", (rand(2, 5, 23, 21, dtype=dtype), deltas, freq), {"interleaved": True})
+        yield Sample(f"{tag}-strided", (rand(4, 3, 25, 40, dtype=dtype)[::2, :, 1:24, ::2],
+                                        torch.stack([deltas, deltas], -1)[..., 1], freq.repeat_interleave(2)[::2]), {})
+        hostile = hostile_tokens(23, 16, dtype).expand(2, 1, 23, 16)
+        yield Sample(f"{tag}-hostile", (hostile, deltas, freq), {})
+    yield Sample("far", (rand(1, 2, 4, 16), torch.tensor([[1 << 20, -(1 << 24), 1 << 31, 1]]), freq), {})
+    yield Sample("wide-nhd", (rand(1, 5, 3, 300), torch.arange(5)[None], 1 / torch.arange(1, 141)),
+                 {"kv_layout": "NHD"})
+    yield Sample("no-pairs", (rand(2, 3, 23, 16), deltas, freq[:0]), {})
+    yield Sample("no-tokens", (rand(2, 3, 0, 16), deltas[:, :0], freq), {})
+    yield Sample("no-rows", (rand(0, 3, 23, 16), deltas[:0], freq), {})
 
 
 def oracle_merge(tokens: Tensor, assignment: Tensor, groups: int, weights: Tensor | None = None,

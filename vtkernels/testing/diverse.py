@@ -145,8 +145,8 @@ def diverse_samples() -> Iterator[Sample]:
         yield Sample(f"{objective}-hostile", (edge[None], 40), only)
         yield Sample(f"{objective}-hostile-bfloat16", (edge[None].bfloat16(), 30), only)
         yield Sample(f"{objective}-prime", (rand(1, 131, 7), 11), only)
-        exact = "" if objective == "dpp" else "exact-"
-        yield Sample(f"{objective}-{exact}signs", (signs(2, 50, 16), 20), only)
+        tie = "signs" if objective == "dpp" else "exact-signs"
+        yield Sample(f"{objective}-{tie}", (signs(2, 50, 16), 20), only)
         yield Sample(f"{objective}-exact-equal", (torch.ones(1, 1, 4).expand(2, 20, 4), 6), only)
         yield Sample(f"{objective}-exact-zeros", (torch.zeros(1, 9, 5), 9), only)
         yield Sample(f"{objective}-exact-all-nan", (torch.full((1, 7, 3), nan), 7), only)

@@ -239,6 +239,7 @@ def compact_samples() -> Iterator[Sample]:
               .expand(3, -1), dst_block_table=ints([12, 1], [-1, 0], [5, 6])[:, :2])
     yield one("too-few-new-pages", ints([4, 9], [7, 2]), ints(8, 8), torch.tensor([[0, 1, 2, 3, 4], [5, -1, -1, -1, -1]]),
               dst_block_table=ints([1], [3]))
+    yield one("too-few-new-pages-of-all", table, lengths, kept, counts=ints(0, 2), dst_block_table=fresh[:, :0])
     yield Sample("no-bytes", ([nhd(width=0)], table, lengths, kept), {})
     yield one("no-rows", table[:0], lengths[:0], kept[:0])
     yield one("no-pages", table[:, :0], ints(0, 0), torch.full((2, 3), -1))

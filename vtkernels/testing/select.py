@@ -1,6 +1,7 @@
 """select_topk, select_topk_varlen, select_quota: positions by sorting (class, value, position), hostile samples."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -60,8 +61,9 @@ def oracle_topk_varlen(scores: Tensor, cu_seqlens: Tensor, k: Tensor, total_out:
     ends = [0]
     for begin, end, count in zip(bounds, bounds[1:], k.tolist(), strict=False):
         status |= 2 * (not 0 <= count <= end - begin)
-        part = [None if m is None else m[None, begin:end] for m in (protected, excluded)]
-        (chosen,) = oracle_topk(scores[None, begin:end], min(max(count, 0), end - begin), largest, None, *part, order)
+        first, never = (None if m is None else m[None, begin:end] for m in (protected, excluded))
+        (chosen,) = oracle_topk(scores[None, begin:end], min(max(count, 0), end - begin), largest, None, first, never,
+                                order)
         indices += [begin + i for i in chosen if i >= 0]
         ends.append(len(indices))
     status |= 8 * (len(indices) > total_out)
@@ -79,7 +81,7 @@ def oracle_quota(scores: Tensor, cu_segments: Tensor, k: int, quota: int, larges
                                  strict=True):
         ranked = best_first(row, largest, first, never)
         chosen: set[int] = set()
-        for begin, end in zip(bounds, bounds[1:], strict=False):
+        for begin, end in pairwise(bounds):
             chosen |= set([i for i in ranked if begin <= i < end][:quota])
         chosen |= set([i for i in ranked if i not in chosen][:k - len(chosen)])
         rows.append(_padded(sorted(chosen) if order == "index" else [i for i in ranked if i in chosen], k))

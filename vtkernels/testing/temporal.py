@@ -22,7 +22,7 @@ def _in_float32(x: np.ndarray) -> np.ndarray:
     return np.where(np.abs(x) > FLT_MAX, np.sign(x) * np.inf, x)
 
 
-def _assert_near(got: Tensor, gold: np.ndarray, allowed: np.ndarray, what: str) -> None:
+def _assert_near(got: Tensor, gold: np.ndarray, allowed: np.ndarray | float, what: str) -> None:
     """Equal where `gold` is not finite, else no further from it than `allowed`."""
     value = _wide(got)
     assert value.shape == gold.shape, (value.shape, gold.shape)

@@ -22,7 +22,7 @@ GATHER = ("block_rows", "block_bytes", "num_warps", "num_stages")
 SCORE = ("block_n", "block_p", "block_d", "num_warps", "num_stages")
 PRUNE = (*SCORE, "path", "select_block", "block_rows", "block_bytes", "programs_per_sm")
 SELECT = ("select_block", "num_warps", "num_stages")
-CLUSTER = (*SCORE, "block")
+CLUSTER = (*SCORE, "select_block")
 ATTENTION = ("block_k", "block_r", "block_d", "split_keys", "num_warps", "num_stages")
 FIELDS = {
     "prototype_scores": SCORE,
@@ -43,9 +43,16 @@ FIELDS = {
     "cluster_kmedoids": CLUSTER,
     "gather_tokens": GATHER,
     "gather_kv": GATHER,
+    "gather_kv_inplace": GATHER,
+    "rotate_keys": ("block_n", "block_p", "block_h", "num_warps", "num_stages"),
     "cell_attention": ("block_n", "num_warps", "num_stages"),
     "argmax_attention": ("block_n", "block_p", "num_warps", "num_stages"),
     "merge_tokens": ("block_d", "num_warps", "num_stages"),
+    "pool_span": ("block_d", "num_warps", "num_stages"),
+    "shuffle_tokens": ("block_units", "num_warps", "num_stages"),
+    "unshuffle_tokens": ("block_units", "num_warps", "num_stages"),
+    "quantize_kv": ("block_elements", "chunk_rows", "num_warps", "num_stages"),
+    "dequantize_kv": ("block_elements", "num_warps", "num_stages"),
     "compact_kv_paged": ("block_rows", "block_bytes", "num_warps"),
     "prune_topk": PRUNE,
     "prune_topk_varlen": PRUNE,

@@ -9,16 +9,16 @@ enum class Reduce : int32_t { kMean, kSum, kMax, kNone };
 
 // Rows and keys of one sequence. Offsets are in elements of the problem's arrays.
 struct AttentionSequence {
-  int64_t query;        // row 0
-  int64_t rows;         // Tq
-  int64_t key;          // key 0; not for paged keys
-  int64_t keys;         // S, all of which the softmax runs over
+  int64_t query;         // row 0
+  int64_t rows;          // Tq
+  int64_t key;           // key 0; not for paged keys
+  int64_t keys;          // S, all of which the softmax runs over
   const int32_t* table;  // paged: the blocks of this sequence
   int64_t first, count;  // keys that are scored
-  int64_t scores;       // where the first of their scores goes
-  int64_t weights;      // of row 0
-  int64_t lse;          // of row 0
-  int64_t offset;       // causal: row i sees the keys up to offset + i
+  int64_t scores;        // where the first of their scores goes
+  int64_t weights;       // of row 0
+  int64_t lse;           // of row 0
+  int64_t offset;        // causal: row i sees the keys up to offset + i
 };
 
 struct AttentionProblem {

@@ -151,7 +151,7 @@ def plan_kernel(table, table_batch: tl.int64, table_step: tl.int64, dst_table, d
                 flags |= BAD_PAGE
             read = tl.load(claims + page, mask=valid, other=0)
             written = tl.load(claims + blocks + page, mask=valid, other=0)
-            if tl.max(tl.maximum(2 * read, written), 0) > 1:
+            if tl.max(((read > 0) | (written > 1)).to(tl.int32), 0) > 0:
                 flags |= SHARED_PAGE
 
     if flags != 0:

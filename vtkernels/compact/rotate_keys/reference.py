@@ -23,6 +23,7 @@ def rotate_keys(keys: Tensor, deltas: Tensor, inv_freq: Tensor, *, interleaved: 
     else:
         first, second = out[..., :pairs], out[..., pairs:2 * pairs]
     x, y = first.float(), second.float()
-    first.copy_(torch.where(angles == 0, first, (x * cos - y * sin).to(keys.dtype)))
-    second.copy_(torch.where(angles == 0, second, (y * cos + x * sin).to(keys.dtype)))
+    turned = (x * cos - y * sin).to(keys.dtype), (y * cos + x * sin).to(keys.dtype)
+    for part, new in zip((first, second), turned, strict=True):
+        part.copy_(torch.where(angles == 0, part, new))
     return out

@@ -7,6 +7,7 @@ number of keys at a time, and a small one combines them.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -93,6 +94,13 @@ def key_pointers(key, position, in_sequence, batch_stride, token_stride, table, 
         return key + position * token_stride, in_sequence
 
 
+@triton.jit
+def sees(first, last, BLOCK_K: tl.constexpr):
+    """[BLOCK_K, R]: keys from `first` on, up to the last one of each row; 32-bit numbers save registers."""
+    limit = tl.minimum(tl.maximum(last - first, -1), BLOCK_K).to(tl.int32)
+    return tl.arange(0, BLOCK_K)[:, None] <= limit[None, :]
+
+
 COMMON = ["query_batch", "query_head", "query_row", "query_dim", "key_batch", "key_head", "key_token", "key_dim",
           "table_batch", "table_stride", "table_length", "block_size", "blocks", "rows", "keys", "offset", "group",
           "key_heads", "d", "factor", "stat_batch", "stat_head", "stat_row"]
@@ -162,7 +170,7 @@ def row_sums_kernel(query, query_batch: tl.int64, query_head: tl.int64, query_ro
                                            EVEN_D, BLOCK_K, BLOCK_R, BLOCK_D)
             seen = is_key[:, None] & is_row[None, :]
             if CAUSAL:
-                seen = seen & (position[:, None] <= offset + within[None, :])
+                seen = seen & sees(start, offset + within, BLOCK_K)
             logit = tl.where(seen, products * factor, float("-inf"))
             new = tl.maximum(most, tl.max(logit, 0))
             shift = tl.where(new == float("-inf"), 0.0, new)
@@ -305,7 +313,7 @@ def scores_kernel(query, query_batch: tl.int64, query_head: tl.int64, query_row:
                         values = values * weight[None, :]
                         seen = seen & (weight != 0)[None, :]
                     if CAUSAL:
-                        seen = seen & (position[:, None] <= offset + within[None, :])
+                        seen = seen & sees(key_start + tile * BLOCK_K, offset + within, BLOCK_K)
                     if REDUCE_ROWS == "max":
                         best = tl.maximum(best, tl.max(tl.where(seen, max_key(values), NO_KEY), 1))
                     else:
@@ -416,7 +424,7 @@ class Attention:
     def common(self) -> tuple:
         d = self.query.shape[-1]
         factor = d ** -0.5 if self.scale is None else self.scale
-        table = (None, 0, 0, 0, 1, 0)
+        table: tuple[Any, ...] = (None, 0, 0, 0, 1, 0)
         if self.table is not None:
             table = (self.table, *self.table.stride(), self.table.shape[1], self.block_size, self.key.shape[0])
         return (self.query, *self.query_strides, self.key, *self.key_strides, self.bounds, *table, self.rows, self.keys,
@@ -442,16 +450,16 @@ class Attention:
         return maxima, sums, *strides
 
     def launch(self) -> None:
-        mode, stats = LOGITS, (None, None, 0, 0, 0)
+        no_batch = () if self.bounds is None else (0,)  # packed tensors have no batch stride
+        mode = LOGITS
+        stats: tuple[Any, ...] = (None, None, 0, 0, 0)
         if self.lse is not None:
-            mode, stats = GIVEN, (self.lse, None, *(self.lse.stride() if self.bounds is None else
-                                                    (0, *self.lse.stride())))
+            mode, stats = GIVEN, (self.lse, None, *no_batch, *self.lse.stride())
         elif not self.logits:
             mode, stats = COMPUTED, self.row_sums()
-        weights = (None, 0, 0)
+        weights: tuple[Any, ...] = (None, 0, 0)
         if self.row_weights is not None:
-            weights = (self.row_weights, *(self.row_weights.stride() if self.bounds is None else
-                                           (0, *self.row_weights.stride())))
+            weights = (self.row_weights, *no_batch, *self.row_weights.stride())
         # Rows of several heads in a tile cannot be left out together.
         flat = (self.reduce_rows != "max" and self.reduce_heads in ("mean", "sum")
                 and (not self.causal or self.rows <= self.config["block_r"]))

@@ -173,7 +173,7 @@ class Layout(NamedTuple):
     n: int
     groups: int
     d: int
-    count: int
+    prototype_count: int
     tokens: tuple[int, ...]
     prototypes: tuple[int, ...]
     packed: bool
@@ -186,11 +186,14 @@ class Layout(NamedTuple):
 def layout(tokens: Tensor, prototypes: Tensor) -> Layout:
     grouped = prototypes.dim() == 3
     packed = tokens.dim() == (3 if grouped else 2)
-    sizes = (1, *tokens.shape) if packed else tuple(tokens.shape)
-    strides = (0, *tokens.stride()) if packed else tokens.stride()
+    lead, strides = list(tokens.shape), list(tokens.stride())
+    if packed:
+        lead, strides = [1, *lead], [0, *strides]
     if not grouped:
-        sizes, strides = (*sizes[:2], 1, sizes[2]), (*strides[:2], 0, strides[2])
-    return Layout(*sizes, prototypes.shape[-2], strides, (0, *prototypes.stride())[-3:], packed)
+        lead, strides = [*lead[:2], 1, lead[2]], [*strides[:2], 0, strides[2]]
+    batch, n, groups, d = lead
+    of_prototypes = prototypes.stride() if grouped else (0, *prototypes.stride())
+    return Layout(batch, n, groups, d, prototypes.shape[-2], tuple(strides), of_prototypes, packed)
 
 
 def prototype_scores_out(tokens: Tensor, prototypes: Tensor, *, metric: str = "cosine",
@@ -199,11 +202,11 @@ def prototype_scores_out(tokens: Tensor, prototypes: Tensor, *, metric: str = "c
         return
     at = layout(tokens, prototypes)
     config = lookup.config("prototype_scores", _triton.device_name(tokens.device), tokens.dtype, n=at.batch * at.n,
-                           d=at.d, p=at.count)
+                           d=at.d, p=at.prototype_count)
     tiles = triton.cdiv(at.n, config["block_n"])
     rnorm_stride = 0 if prototype_rnorm is None else prototype_rnorm.stride(0)
     _triton.launch(score_kernel, at.batch * at.groups * tiles, tokens.device, tokens, *at.tokens, at.n, at.d, at.groups,
-                   prototypes, *at.prototypes, at.count, prototype_rnorm, rnorm_stride, scores, *at.output(scores),
-                   argmax, *at.output(argmax), tiles, COSINE=metric == "cosine", L2=metric == "l2",
+                   prototypes, *at.prototypes, at.prototype_count, prototype_rnorm, rnorm_stride, scores,
+                   *at.output(scores), argmax, *at.output(argmax), tiles, COSINE=metric == "cosine", L2=metric == "l2",
                    **score_options(tokens, prototypes, config), num_warps=config["num_warps"],
                    num_stages=config["num_stages"])

@@ -41,7 +41,7 @@ def prototype_softmax_scores(tokens: Tensor, prototypes: Tensor, *, over_tokens:
         >>> vtkernels.prototype_softmax_scores(tokens, torch.eye(2))
         tensor([[0.7311, 0.7311, 0.5000]])
         >>> vtkernels.prototype_softmax_scores(tokens, torch.eye(2), over_tokens=True)
-        tensor([[0.4211, 0.4211, 0.1060]])
+        tensor([[0.4212, 0.4212, 0.1060]])
 
     Source: the single and double softmax variants of RedundancyCodebook (arXiv 2503.20540).
     """

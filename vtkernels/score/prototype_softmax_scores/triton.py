@@ -103,18 +103,18 @@ def prototype_softmax_scores_out(tokens: Tensor, prototypes: Tensor, *, over_tok
     at = layout(tokens, prototypes)
     device = tokens.device
     config = lookup.config("prototype_softmax_scores", _triton.device_name(device), tokens.dtype, n=at.batch * at.n,
-                           d=at.d, p=at.count)
+                           d=at.d, p=at.prototype_count)
     tiles = triton.cdiv(at.n, config["block_n"])
-    args = (tokens, *tokens.stride(), at.n, at.d, prototypes, *prototypes.stride(), at.count, prototype_rnorm,
+    args = (tokens, *tokens.stride(), at.n, at.d, prototypes, *prototypes.stride(), at.prototype_count, prototype_rnorm,
             0 if prototype_rnorm is None else prototype_rnorm.stride(0), tiles)
     options = {**score_options(tokens, prototypes, config), "num_warps": config["num_warps"],
                "num_stages": config["num_stages"]}
     sums = None
     if over_tokens:
-        partial = torch.empty((at.batch, tiles, at.count), dtype=torch.float32, device=device)
-        sums = torch.empty((at.batch, at.count), dtype=torch.float32, device=device)
+        partial = torch.empty((at.batch, tiles, at.prototype_count), dtype=torch.float32, device=device)
+        sums = torch.empty((at.batch, at.prototype_count), dtype=torch.float32, device=device)
         _triton.launch(token_sums_kernel, at.batch * tiles, device, *args, partial, **options)
-        blocks = triton.cdiv(at.count, BLOCK_SUM)
-        _triton.launch(add_sums_kernel, at.batch * blocks, device, partial, tiles, at.count, blocks, sums,
+        blocks = triton.cdiv(at.prototype_count, BLOCK_SUM)
+        _triton.launch(add_sums_kernel, at.batch * blocks, device, partial, tiles, at.prototype_count, blocks, sums,
                        BLOCK=BLOCK_SUM, num_warps=4, num_stages=1)
     _triton.launch(softmax_kernel, at.batch * tiles, device, *args, sums, out, out.stride(0), **options)

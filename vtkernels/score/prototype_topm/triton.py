@@ -76,12 +76,12 @@ def prototype_topm_out(tokens: Tensor, prototypes: Tensor, m: int, *, metric: st
         return
     at = layout(tokens, prototypes)
     config = lookup.config("prototype_topm", _triton.device_name(tokens.device), tokens.dtype, n=at.batch * at.n,
-                           d=at.d, p=at.count)
+                           d=at.d, p=at.prototype_count)
     tiles = triton.cdiv(at.n, config["block_n"])
     rnorm_stride = 0 if prototype_rnorm is None else prototype_rnorm.stride(0)
     _triton.launch(topm_kernel, at.batch * at.groups * tiles, tokens.device, tokens, *at.tokens, at.n, at.d, at.groups,
-                   prototypes, *at.prototypes, at.count, prototype_rnorm, rnorm_stride, m, scores, *at.output(scores),
-                   scores.stride(-2), indices, *at.output(indices), indices.stride(-2), tiles,
+                   prototypes, *at.prototypes, at.prototype_count, prototype_rnorm, rnorm_stride, m, scores,
+                   *at.output(scores), scores.stride(-2), indices, *at.output(indices), indices.stride(-2), tiles,
                    COSINE=metric == "cosine", L2=metric == "l2", **score_options(tokens, prototypes, config),
                    BLOCK_M=min(LIST, _triton.pow2_at_least(m)), num_warps=config["num_warps"],
                    num_stages=config["num_stages"])

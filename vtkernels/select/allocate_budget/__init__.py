@@ -30,7 +30,7 @@ def allocate_budget(weights: Tensor, total: int, *, minimum: int = 0, capacity: 
 
     Raises:
         TypeError: weights that are not dense float32, or a capacity that is not int32.
-        ValueError: a total outside 0 to 2**31 - 1 (0 with S = 0), a minimum above total // S, or shapes that do not fit.
+        ValueError: a total outside 0 to 2**31 - 1 (0 with S = 0), a minimum above total // S, shapes that do not fit.
         RuntimeError: the same from the native backends, or weights that require a gradient.
 
     Example:

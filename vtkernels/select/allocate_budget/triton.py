@@ -53,7 +53,7 @@ def open_weights(weights, stride, start, n, top, equal, out, LIMITED: tl.constex
 @triton.jit
 def remainders_of(weights, stride, start, n, top, equal, rest, whole, out, LIMITED: tl.constexpr, BLOCK: tl.constexpr):
     """What `weight * rest` leaves of `whole`; 0 where a segment is full."""
-    weight, is_open = open_weights(weights, stride, start, n, top, equal, out, LIMITED, BLOCK)
+    weight, _is_open = open_weights(weights, stride, start, n, top, equal, out, LIMITED, BLOCK)
     return weight * rest % whole
 
 

@@ -62,7 +62,7 @@ def cluster_density_peaks_out(features: Tensor, clusters: int, *, neighbours: in
     if batch == 0 or n == 0:
         return
     config = lookup.config("cluster_density_peaks", _triton.device_name(features.device), features.dtype, n=n, d=d)
-    block = config["block"]
+    block = config["select_block"]
     options = {"num_warps": config["num_warps"], "num_stages": config["num_stages"]}
     squared = distances(features, config, cosine=False, root=False)
     spread, farthest, score = squared.new_empty((3, batch, n)).unbind(0)

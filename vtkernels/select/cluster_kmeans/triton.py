@@ -133,9 +133,9 @@ def cluster_kmeans_out(features: Tensor, clusters: int, *, iterations: int = 10,
     for _ in range(iterations):
         ordered, members = label.sort(stable=True, dim=-1)
         begin = torch.searchsorted(ordered, borders)
-        blocks = triton.cdiv(d, config["block"])
+        blocks = triton.cdiv(d, config["select_block"])
         _triton.launch(mean_kernel, batch * clusters * blocks, device, points, n, d, counts, members, begin, clusters,
-                       out_centres, *out_centres.stride()[:2], BLOCK_M=8, BLOCK_D=config["block"], **options)
+                       out_centres, *out_centres.stride()[:2], BLOCK_M=8, BLOCK_D=config["select_block"], **options)
         assign()
 
 
@@ -144,12 +144,12 @@ def _farthest_first(x: Tensor, finite: Tensor, points: Tensor, clusters: int, co
     options = {"num_warps": config["num_warps"], "num_stages": config["num_stages"]}
     value = x.square().sum(-1).masked_fill(~finite, -1.0)
     distance = torch.empty_like(value)
-    chosen = torch.empty(batch, clusters, dtype=torch.int64, device=x.device)
+    chosen = torch.zeros(batch, clusters, dtype=torch.int64, device=x.device)
     tiles = triton.cdiv(n, 16)
     for step in range(clusters):
         if step:
             _triton.launch(distance_to_chosen_kernel, batch * tiles, x.device, points, n, d, chosen, clusters, step - 1,
-                           distance, COSINE=cosine, BLOCK_N=16, BLOCK_D=config["block"], **options)
+                           distance, COSINE=cosine, BLOCK_N=16, BLOCK_D=config["select_block"], **options)
         _triton.launch(farthest_kernel, batch, x.device, distance, n, 0, n, value, chosen, clusters, step,
-                       BLOCK=config["block"], **options)
+                       BLOCK=config["select_block"], **options)
     return chosen

@@ -56,7 +56,7 @@ def cluster_kmedoids_out(features: Tensor, clusters: int, *, iterations: int = 1
         return
     device = features.device
     config = lookup.config("cluster_kmedoids", _triton.device_name(device), features.dtype, n=n, d=d)
-    options = {"BLOCK": config["block"], "num_warps": config["num_warps"], "num_stages": config["num_stages"]}
+    options = {"BLOCK": config["select_block"], "num_warps": config["num_warps"], "num_stages": config["num_stages"]}
     distance = distances(features, config, cosine=metric == "cosine", root=metric == "l2")
     x, finite = finite_rows(features)
     value = x.square().sum(-1).masked_fill(~finite, -1.0)

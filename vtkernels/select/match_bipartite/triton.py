@@ -101,7 +101,7 @@ def match_bipartite_out(tokens: Tensor, r: int, *, stride: int = 2, protected: i
                        protected, source_bias, *bias_strides, tiles, sources, scores, argmax,
                        **score_options(tokens, tokens, config), **options)
         select_topk_out(scores, r, out=picked)
-    block = config["block"]
+    block = config["select_block"]
     _triton.launch(list_kernel, batch * triton.cdiv(n, block), device, picked, scores, argmax, n, r, stride, protected,
                    sources, out_sources, out_sources.stride(0), out_targets, out_targets.stride(0), out_scores,
                    out_scores.stride(0), out_kept, out_kept.stride(0), BLOCK=block, **options)

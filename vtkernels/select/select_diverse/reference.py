@@ -40,7 +40,7 @@ def pick_by_distance(similarity: Tensor, k: int, objective: str, seeds: list[int
 
 
 def pick_by_determinant(similarity: Tensor, k: int, relevance: Tensor | None) -> list[int]:
-    """Greedy MAP inference: `gain` is what is left of each diagonal entry, `factors` the rows of the Cholesky factor."""
+    """Greedy MAP: `gain` is what is left of each diagonal entry, `factors` the rows of the Cholesky factor."""
     n = similarity.shape[0]
     kernel = similarity if relevance is None else relevance[:, None] * similarity * relevance
     gain = kernel.diagonal().clone()

@@ -19,9 +19,23 @@ LOW_WORD = tl.constexpr(2**32 - 1)
 NO_RANK = tl.constexpr(-(2**63))
 
 
+@triton.jit(do_not_specialize=["batch_stride", "token_stride", "dim_stride", "n", "d"])
+def norm_kernel(features, batch_stride: tl.int64, token_stride: tl.int64, dim_stride: tl.int64, n: tl.int64,
+                d: tl.int32, rnorm, BLOCK: tl.constexpr):
+    """One token's reciprocal norm."""
+    item = tl.program_id(0).to(tl.int64)
+    features += item // n * batch_stride + item % n * token_stride
+    squares = tl.zeros((BLOCK,), tl.float32)
+    for block in range(0, d, BLOCK):
+        dim = block + tl.arange(0, BLOCK)
+        x = tl.load(features + dim.to(tl.int64) * dim_stride, mask=dim < d, other=0.0).to(tl.float32)
+        squares += x * x
+    tl.store(rnorm + item, reciprocal_norm(tl.sum(squares, 0)))
+
+
 @triton.jit(do_not_specialize=["batch_stride", "token_stride", "dim_stride", "n", "d", "tiles"])
 def similarity_kernel(features, batch_stride: tl.int64, token_stride: tl.int64, dim_stride: tl.int64, n: tl.int64,
-                      d: tl.int32, tiles: tl.int64, similarity, UPCAST: tl.constexpr, FAST: tl.constexpr,
+                      d: tl.int32, tiles: tl.int64, rnorm, similarity, UPCAST: tl.constexpr, FAST: tl.constexpr,
                       EVEN_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
     """One tile of [B, N, N] cosine similarities on or under the diagonal, and its mirror image."""
     item = tl.program_id(0).to(tl.int64)
@@ -39,8 +53,6 @@ def similarity_kernel(features, batch_stride: tl.int64, token_stride: tl.int64, 
         rows = features + row[:, None] * token_stride
         columns = features + column[None, :] * token_stride
         products = tl.zeros((BLOCK_N, BLOCK_N), tl.float32)
-        row_squares = tl.zeros((BLOCK_N,), tl.float32)
-        column_squares = tl.zeros((BLOCK_N,), tl.float32)
         for block in range(0, d, BLOCK_D):
             dim = block + tl.arange(0, BLOCK_D)
             row_mask = (row < n)[:, None]
@@ -55,15 +67,14 @@ def similarity_kernel(features, batch_stride: tl.int64, token_stride: tl.int64, 
                 wide_dim = dim.to(tl.int64)
                 x = tl.load(rows + wide_dim[None, :] * dim_stride, mask=row_mask, other=0.0)
                 y = tl.load(columns + wide_dim[:, None] * dim_stride, mask=column_mask, other=0.0)
-            wide_x = x.to(tl.float32)
-            wide_y = y.to(tl.float32)
             if UPCAST:
-                products = tl.dot(wide_x, wide_y, products, input_precision="ieee")
-            else:
-                products = tl.dot(x, y, products, input_precision="ieee")
-            row_squares += tl.sum(wide_x * wide_x, 1)
-            column_squares += tl.sum(wide_y * wide_y, 0)
-        products = products * (reciprocal_norm(row_squares)[:, None] * reciprocal_norm(column_squares)[None, :])
+                x = x.to(tl.float32)
+                y = y.to(tl.float32)
+            products = tl.dot(x, y, products, input_precision="ieee")
+        rnorm += image * n
+        row_rnorm = tl.load(rnorm + row, mask=row < n, other=0.0)
+        column_rnorm = tl.load(rnorm + column, mask=column < n, other=0.0)
+        products = products * (row_rnorm[:, None] * column_rnorm[None, :])
         similarity += image * n * n
         inside = (row < n)[:, None] & (column < n)[None, :]
         tl.store(similarity + row[:, None] * n + column[None, :], products,
@@ -243,10 +254,12 @@ def select_diverse_out(features: Tensor, k: int, *, objective: str = "max_min", 
     config = lookup.config("select_diverse", _triton.device_name(device), features.dtype, n=n, d=d)
     fast = _triton.aligned16(features, *features.stride()[:-1])
     # Without alignment each element has an address of its own, in registers: tiles must be small.
-    block_n, block_d = config["block_n"], config["block_d"] if fast else min(32, config["block_d"])
+    block_n, block_d = (config[name] if fast else min(limit, config[name]) for name, limit in
+                        (("block_n", 64), ("block_d", 16)))
     tiles = triton.cdiv(n, block_n)
     images = max(1, min(batch, MATRIX_BYTES // (4 * n * n)))
     similarity = torch.empty(images, n, n, dtype=torch.float32, device=device)
+    rnorm = torch.empty(images, n, dtype=torch.float32, device=device)
     value = torch.empty(images, n, dtype=torch.float32, device=device)
     factors = torch.empty(images, k, n, dtype=torch.float32, device=device) if objective == "dpp" else None
     is_sum = objective == "max_sum"
@@ -255,7 +268,9 @@ def select_diverse_out(features: Tensor, k: int, *, objective: str = "max_min", 
         some = slice(first, min(first + images, batch))
         x, order, indices = features[some], out_order[some], out_indices[some]
         count = x.shape[0]
-        _triton.launch(similarity_kernel, count * tiles * tiles, device, x, *x.stride(), n, d, tiles, similarity,
+        _triton.launch(norm_kernel, count * n, device, x, *x.stride(), n, d, rnorm, BLOCK=1024, num_warps=4,
+                       num_stages=1)
+        _triton.launch(similarity_kernel, count * tiles * tiles, device, x, *x.stride(), n, d, tiles, rnorm, similarity,
                        UPCAST=_triton.interpreted(), FAST=fast, EVEN_D=d % block_d == 0, BLOCK_N=block_n,
                        BLOCK_D=block_d, num_warps=config["num_warps"], num_stages=config["num_stages"])
         outputs = order, order.stride(0), indices, indices.stride(0)

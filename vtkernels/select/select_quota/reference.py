@@ -1,5 +1,7 @@
 """Plain torch, any device: the best of every segment, then the best of the rest. Reads the bounds on the host."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ def select_quota(scores: Tensor, cu_segments: Tensor, k: int, quota: int, *, lar
     ranked = ranking(scores, largest, classes)
     place = torch.empty_like(ranked).scatter_(1, ranked, torch.arange(n, device=scores.device).expand_as(ranked))
     by_quota = torch.zeros_like(classes, dtype=torch.bool)
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    for begin, end in pairwise(bounds):
         best = place[:, begin:end].argsort(dim=-1)[:, :quota] + begin
         by_quota.scatter_(1, best, True)
     by_quota &= classes != EXCLUDED

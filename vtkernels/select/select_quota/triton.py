@@ -50,7 +50,7 @@ def mark_kernel(scores, scores_batch: tl.int64, scores_stride: tl.int64, n: tl.i
                 excluded_stride: tl.int64, taken, status, LARGEST: tl.constexpr, BLOCK: tl.constexpr,
                 SINGLE: tl.constexpr, SEGMENTS: tl.constexpr):
     program = tl.program_id(0).to(tl.int64)
-    if status is not None:
+    if status is not None:  # noqa: SIM102 (decided at compile time)
         if program == 0:
             flags = bounds_status(cu_segments, cu_stride, segments + 1, n, SEGMENTS)
             if flags != 0:

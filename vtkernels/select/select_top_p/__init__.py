@@ -25,7 +25,7 @@ def select_top_p(scores: Tensor, p: float, *, min_keep: int = 1) -> tuple[Tensor
     -126), a score w counts `q = trunc(w * 2**(30 - e))`; p counts `P = floor(p * 2**31)` units, at least 1; the set is
     the shortest prefix, best first, whose q add up to `ceil(sum(q) * P / 2**31)` or more. NaN and scores that are not
     above 0 count 0; in a row with +inf every +inf counts 1 and everything else 0. A row that counts 0 in all keeps its
-    `min_keep` best. The order and its ties are those of `select_topk`: equal scores prefer the lower position, NaN last.
+    `min_keep` best. Order and ties are those of `select_topk`: equal scores prefer the lower position, NaN last.
 
     Raises:
         TypeError: scores that are not dense float32.

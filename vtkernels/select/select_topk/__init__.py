@@ -23,8 +23,8 @@ def select_topk(scores: Tensor, k: int, *, largest: bool = True, ks: Tensor | No
         order: `"index"`: ascending positions. `"score"`: the best first, protected ones before all others.
 
     Returns:
-        `[B, k]` int64 positions, distinct and valid. A row that selects fewer, because of `ks` or because too few of its
-        tokens are not excluded, ends with -1.
+        `[B, k]` int64 positions, distinct and valid. A row that selects fewer, because of `ks` or because too many of
+        its tokens are excluded, ends with -1.
 
     Ties and NaN: equal scores prefer the lower position; -0 equals +0; NaN ranks last whatever the direction. The
     selection compares integers, so every backend gives the same positions for scores that are equal bit for bit.

@@ -15,7 +15,7 @@ from ...tuning import lookup
 
 LOWEST = tl.constexpr(-(2**31))     # the key of NaN, and of nothing else
 UNREACHED = tl.constexpr(2**31 - 1)  # above every key
-RANK_TILE = 64
+RANK_TILE = 32
 RANK_PROGRAMS = 64
 
 
@@ -193,7 +193,7 @@ def fill(indices, start, end, BLOCK: tl.constexpr):
 @triton.jit
 def rank_row(scores, stride, chosen, k, out, offset, limit, part, parts, LARGEST: tl.constexpr, TILE: tl.constexpr,
              masks=None):
-    """out[rank] = `offset` + chosen, best first, for every parts-th tile of the `k` chosen positions; -1 stays behind."""
+    """out[rank] = `offset` + chosen, best first, for every parts-th tile of the k chosen positions; -1 stays behind."""
     for start in range(part * TILE, k, parts * TILE):
         mine = start + tl.arange(0, TILE).to(tl.int64)
         position = tl.load(chosen + mine, mask=mine < k, other=-1)

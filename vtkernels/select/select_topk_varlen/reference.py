@@ -9,7 +9,7 @@ from ..select_topk.reference import select_topk
 
 def ascending_bounds(given: list[int], total: int) -> list[int]:
     """Bounds of segments, each clamped into 0 .. total and to at least the one before it."""
-    bounds = []
+    bounds: list[int] = []
     for value in given:
         bounds.append(max(min(max(value, 0), total), bounds[-1] if bounds else 0))
     return bounds

@@ -64,11 +64,11 @@ def count_kernel(cu_seqlens, cu_stride: tl.int64, k, k_stride: tl.int64, batch: 
                  excluded_stride: tl.int64, free, BLOCK: tl.constexpr, SEGMENTS: tl.constexpr):
     """How many tokens of each segment are not excluded."""
     index = tl.program_id(0).to(tl.int64)
-    begin, length, count, before, flags = segment_at(cu_seqlens, cu_stride, k, k_stride, None, batch, tokens, index,
-                                                     SEGMENTS)
+    begin, length, _count, _before, _flags = segment_at(cu_seqlens, cu_stride, k, k_stride, None, batch, tokens,
+                                                        index, SEGMENTS)
     offset = tl.zeros((), tl.int64)
     masks = (None, offset, offset, excluded, begin * excluded_stride, excluded_stride, None, offset)
-    ordinary, protected, taken = census(length, masks, BLOCK)
+    ordinary, _protected, _taken = census(length, masks, BLOCK)
     tl.store(free + index, ordinary)
 
 
@@ -118,8 +118,8 @@ def rank_varlen_kernel(scores, scores_stride: tl.int64, cu_seqlens, cu_stride: t
                        SEGMENTS: tl.constexpr):
     index = tl.program_id(0).to(tl.int64) // parts
     part = tl.program_id(0).to(tl.int64) % parts
-    begin, length, count, before, flags = segment_at(cu_seqlens, cu_stride, k, k_stride, free, batch, tokens, index,
-                                                     SEGMENTS)
+    begin, _length, count, before, _flags = segment_at(cu_seqlens, cu_stride, k, k_stride, free, batch, tokens, index,
+                                                       SEGMENTS)
     scores += begin * scores_stride
     zero = tl.zeros((), tl.int64)
     if protected is not None:

@@ -36,6 +36,31 @@ __device__ inline float to_float(Half x) {
 #endif
 }
 
+// Rounded to nearest, ties to even.
+template <class T>
+__device__ T from_float(float x) {
+  if constexpr (std::is_same_v<T, float>) {
+    return x;
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    const uint32_t bits = float_bits(x);
+    return {static_cast<uint16_t>(x != x ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+  } else {
+#ifdef __CUDACC__
+    uint16_t y;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
+    return {y};
+#else
+    const uint32_t bits = float_bits(x), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
+    const auto half = [sign](uint32_t rest) { return Half{static_cast<uint16_t>(sign | rest)}; };
+    if (magnitude > 0x7f800000u) return half(0x7e00);
+    if (magnitude >= 0x477ff000u) return half(0x7c00);  // rounds past 65504
+    // Subnormal: the sum with 0.5 shifts and rounds the mantissa into place.
+    if (magnitude < 0x38800000u) return half(float_bits(bits_float(magnitude) + 0.5f) - 0x3f000000u);
+    return half((magnitude - 0x38000000u + 0xfff + (magnitude >> 13 & 1)) >> 13);
+#endif
+  }
+}
+
 // Elements of a 16-byte unit in memory order.
 template <class T>
 __device__ void unpack(const uint4& unit, float (&values)[16 / sizeof(T)]) {

@@ -18,14 +18,18 @@ enum StatusBit : int {
   kBadSpan = 2,
   kBadSeqlens = 4,
   kTruncated = 8,
+  kBadPage = 16,
+  kSharedPage = 32,
 };
 
-// Index buffer, int32 or int64, [batch, kept].
+// Index buffer, int32 or int64, [batch, kept]; of a gather [tensors, batch, heads, kept], where 1 is shared by all.
 struct IndexView {
   void* data;  // may be null where the output is not wanted
   bool wide;   // int64
   int64_t batch_stride;
   int64_t stride;
+  int64_t tensors = 1, heads = 1;
+  int64_t tensor_stride = 0, head_stride = 0;
 };
 
 struct ScoreView {
@@ -74,6 +78,7 @@ struct GatherTensor {
   std::vector<int64_t> sizes, src_strides, dst_strides;
   int batch_dim;  // -1: no batch dimension
   int token_dim;
+  int head_dim = -1;  // where heads have indices of their own
 };
 
 // dst[b, .., j, ..] = src[b, .., indices[b, j], ..], zeros where an index is outside [0, tokens).
@@ -81,9 +86,66 @@ struct GatherTensor {
 void gather(const std::vector<GatherTensor>& tensors, const IndexView& indices, int64_t batch, int64_t tokens,
             int64_t kept, int* status, Stream stream);
 
+// The same with dst == src and equal strides; zeros also where an index is below its j, for that row is gone by then.
+void gather_inplace(const std::vector<GatherTensor>& tensors, const IndexView& indices, int64_t batch, int64_t tokens,
+                    int64_t kept, int* status, Stream stream);
+
+// Keys [batch, heads, tokens, width] turned by the difference of two positions. `deltas` [axes, batch, tokens].
+struct RotateProblem {
+  Dtype dtype;
+  int64_t batch, heads, tokens, width;
+  const void* keys;
+  int64_t key_batch, key_head, key_token, key_dim;
+  void* out;  // may be the keys; last stride 1
+  int64_t out_batch, out_head, out_token;
+  int64_t axes, pairs;  // 2 * pairs <= width
+  const void* deltas;
+  bool wide;  // deltas are int64
+  int64_t delta_axis, delta_batch, delta_token;
+  const float* inv_freq;  // [axes, pairs]
+  int64_t freq_axis, freq_pair;
+  bool interleaved;
+};
+
+void rotate_keys(const RotateProblem& problem, Stream stream);
+
+struct PageTable {
+  const int* data;  // [batch, width]; null where there is none
+  int64_t width, batch_stride, stride;
+};
+
+// A pool of pages: [blocks, block_size, heads, width], strides in elements.
+struct PagePool {
+  void* data;
+  int64_t element_size, heads, width;
+  int64_t block_stride, token_stride, head_stride, dim_stride;
+};
+
+struct PagedCompaction {
+  int64_t batch, blocks, block_size, kept;
+  PageTable table, target;  // target.data is null in place
+  IntView lengths, counts;
+  IndexView indices;  // [batch, kept]
+  bool allow_shared;
+  int* out_lengths;
+  IndexView slots;  // [batch, kept]
+  int* freed;       // [batch, table.width]
+  int64_t freed_batch_stride;
+  int* status;         // or null
+  int* claims;         // scratch: page_claims(..) words, zeroed
+  int64_t* row_plans;  // scratch: 2 * batch words
+};
+
+// int32 words of zeroed scratch that a compaction counts pages in.
+constexpr int64_t page_claims(int64_t blocks, bool in_place) { return blocks * (in_place ? 1 : 2); }
+
+// Keeps the indexed tokens of every row, in its own pages or in those of `target`. A row that is not in order is left.
+void compact_pages(const PagedCompaction& problem, const std::vector<PagePool>& pools, Stream stream);
+
 // int32 words of a zeroed workspace for `batch` rows; every call leaves it zeroed.
 constexpr int64_t workspace_size(int64_t batch) { return 64 + 8 * batch; }
 void clear_workspace(int* workspace, int64_t batch, Stream stream);
+void clear_words(int* words, int64_t count, Stream stream);
 
 struct PruneDense {
   ScoreProblem score;
