@@ -6,6 +6,7 @@ Checked first, then paired in one run. `tome`: match and merge as in ToMe, 25 % 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -60,6 +61,10 @@ PIPELINES = {
 }
 
 
+def _run(run: Callable, call: Call) -> tuple[Tensor, ...]:
+    return run(*call.args)
+
+
 def measure(name: str) -> dict[str, float]:
     """Median seconds of ours and of each peer, eager and compiled. Raises `RuntimeError` unless all agree."""
     pipeline = PIPELINES[name]
@@ -72,7 +77,7 @@ def measure(name: str) -> dict[str, float]:
             if a.shape != b.shape or not bool(((a - b).abs() <= pipeline.tolerance * b.abs().max()).all()):
                 raise RuntimeError(f"{name}: {peer} and ours differ")
     call = Call(args, {}, args, "generated clusters")
-    clocks = {peer: timing.cpu_clock(lambda c, run=run: run(*c.args), call) for peer, run in runs.items()}
+    clocks = {peer: timing.cpu_clock(partial(_run, run), call) for peer, run in runs.items()}
     samples = timing.paired(clocks, SECONDS)
     torch.compiler.reset()
     return {peer: s.median for peer, s in samples.items()}

@@ -55,7 +55,7 @@ def compiled(launch: Launch, arch: str) -> Any:
     constants: dict[Any, Any] = {}
     attributes: dict[Any, Any] = {}
     for i, param in enumerate(launch.kernel.params):
-        value = values[param.name] if param.name in values else param.default
+        value = values.get(param.name, param.default)
         if param.is_constexpr or value is None:
             signature[param.name] = "constexpr"
             constants[i,] = value

@@ -45,7 +45,8 @@ def test_the_best_key_of_ties_is_the_lowest(backend):
 
 
 def test_em_attention_against_loops():
-    tokens, start = testing.clustered(60, 10).view(2, 30, 10), torch.nn.functional.normalize(testing.rand(4, 10), dim=-1)
+    tokens = testing.clustered(60, 10).view(2, 30, 10)
+    start = torch.nn.functional.normalize(testing.rand(4, 10), dim=-1)
     rebuilt, bases = em_attention(tokens, start, iterations=2)
     for b in range(2):
         mu = start.double()
@@ -60,7 +61,8 @@ def test_em_attention_against_loops():
         em_attention(tokens, start, iterations=-1)
     with pytest.raises(ValueError, match=r"`bases` is of shape \(4, 9\)"):
         em_attention(tokens, start[:, :9])
-    tests = doctest.DocTestFinder().find(em.em_attention, "em_attention", globs={"torch": torch, "vtkernels": vtkernels})
+    globs = {"torch": torch, "vtkernels": vtkernels}
+    tests = doctest.DocTestFinder().find(em.em_attention, "em_attention", globs=globs)
     failures = []
     doctest.DocTestRunner().run(tests[0], out=failures.append)
     assert not failures

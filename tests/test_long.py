@@ -67,3 +67,11 @@ def test_offsets_past_32_bits(rows):
     assert rows - 4 <= kept[0] < kept[1] < rows
     assert_same_bytes((pruned[0], pruned[1][0][0]), (tokens[0, kept], tokens[0, kept]))
     assert pruned[3][-4:].isfinite().all()
+
+
+@pytest.mark.parametrize("first", range(0, 10_000, 1000))
+def test_watermark_of_random_page_tables(backend, first):
+    for seed in range(first, first + 1000):
+        call = testing.watermark_call(seed)
+        before = [testing.bytes_of(t).copy() for t in call.args[0]]
+        testing.assert_watermark(call, before, testing.run("compact_kv_paged", backend, *call.args, **call.kwargs))

@@ -57,16 +57,17 @@ def test_out_variant_of_compact(backend, sample, index_dtype):
 @pytest.mark.parametrize("index_dtype", [torch.int64, torch.int32])
 @samples(PRUNE)
 def test_out_variant_of_prune(backend, sample, index_dtype):
-    (want_call, before), (call, _), status = fresh(sample), fresh(sample), torch.zeros(1, dtype=torch.int32)
+    (want_call, _), (call, _), status = fresh(sample), fresh(sample), torch.zeros(1, dtype=torch.int32)
     want = testing.run(PRUNE, backend, *want_call.args, **want_call.kwargs)
     workspace = torch.zeros(vtkernels.workspace_size(len(sample.args[3])), dtype=torch.int32)
     outs = run_out(PRUNE, backend, call, index_dtype, status=status, workspace=workspace)
     assert_same_bytes(outs, [t.to(o.dtype) for t, o in zip(want, outs, strict=True)])
     assert_same_bytes(pools_of(call), pools_of(want_call))
-    pages = testing.assert_prune_topk_paged(want, *want_call.args, before=before, **want_call.kwargs)
-    tokens = {"hostile-metadata": _library.STATUS_BAD_SPAN | _library.STATUS_BAD_SEQLENS | _library.STATUS_TRUNCATED,
-              "truncated": _library.STATUS_TRUNCATED}.get(sample.name.split("-", 1)[1], 0)
-    assert status.item() == pages | tokens
+    want_status = {"hostile-metadata": _library.STATUS_BAD_SPAN | _library.STATUS_BAD_SEQLENS |
+                   _library.STATUS_TRUNCATED | _library.STATUS_BAD_PAGE,
+                   "truncated": _library.STATUS_TRUNCATED, "bad-context": _library.STATUS_BAD_SEQLENS |
+                   _library.STATUS_BAD_INDEX}.get(sample.name.split("-", 1)[1], 0)
+    assert status.item() == want_status
 
 
 def test_the_pages_follow_the_selection_of_the_tokens(backend):
@@ -147,6 +148,17 @@ def test_memory_between_the_views_is_not_touched(backend):
     assert not torch.equal(base, before)
     view.copy_(before[:, 1:5, ::2, 3:19:2])
     assert torch.equal(base, before)
+
+
+def test_out_buffers_with_longer_rows(backend):
+    want = testing.run(COMPACT, backend, [paged.pool(12, 4, 2, 8)], TABLE, LENGTHS, KEPT)
+    slots, freed = torch.full((2, 9), -7), torch.full((2, 6), -7, dtype=torch.int32)
+    lengths = torch.full((2,), -7, dtype=torch.int32)
+    testing.run(f"{COMPACT}.out", backend, [paged.pool(12, 4, 2, 8)], TABLE, LENGTHS, KEPT, out_seq_lens=lengths,
+                out_slot_mapping=slots[:, 2:6], out_freed_blocks=freed[:, 1:5])
+    assert_same_bytes((lengths, slots[:, 2:6], freed[:, 1:5]), want)
+    assert (slots[:, [0, 1, 6, 7, 8]] == -7).all()
+    assert (freed[:, [0, 5]] == -7).all()
 
 
 def test_a_bad_row_does_not_hold_up_the_others(backend):

@@ -1,10 +1,12 @@
 """select_diverse on the backends of the CPU: every pick attains the maximum, exactly where arithmetic is exact."""
 
+import ctypes
+
 import pytest
 import torch
 from helpers import assert_contract, assert_refused, run_out, samples
 
-from vtkernels import _library, testing
+from vtkernels import _library, _native, testing
 from vtkernels.testing.diverse import oracle_diverse, signs
 
 OP = "select_diverse"
@@ -49,6 +51,41 @@ def test_the_lazy_comparisons_of_max_min_change_nothing(n, d, k):
         assert testing.run(OP, "cpu", x, k)[0].tolist() == oracle_diverse(x, k)
     for x in (testing.clustered(n, d)[None], testing.rand(1, n, d), testing.rand(1, n, d).cumsum(1)):
         testing.assert_diverse(testing.run(OP, "cpu", x, k), x, k)
+
+
+@pytest.mark.parametrize("isa", _native.ISAS)
+def test_every_instruction_set(isa):
+    level = _native.ISAS.index(isa)
+    library = ctypes.CDLL(str(_native.path("_C_cpu")))
+    if library.vtk_cpu_supported_isa() < (min(level, 2) if isa.endswith("emulated") else level):
+        pytest.skip(f"this processor has no {isa}")
+    before = library.vtk_cpu_isa()
+    library.vtk_cpu_limit_isa(level)
+    try:
+        assert library.vtk_cpu_isa() == level
+        for sample in testing.SAMPLES[OP]():
+            outs = testing.run(OP, "cpu", *sample.args, **sample.kwargs)
+            testing.assert_diverse(outs, *sample.args, **sample.kwargs)
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            for objective in OBJECTIVES:
+                x = testing.clustered(260, 1101, dtype=dtype)[None]
+                testing.assert_diverse(testing.run(OP, "cpu", x, 50, objective=objective), x, 50, objective=objective)
+    finally:
+        library.vtk_cpu_limit_isa(before)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_number_of_threads_changes_nothing(objective):
+    x, threads = testing.clustered(400, 130)[None], torch.get_num_threads()
+    orders = []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            orders.append(testing.run(OP, "cpu", x, 120, objective=objective)[0])
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(orders[1], orders[0])
+    assert torch.equal(orders[2], orders[0])
 
 
 def test_the_first_pick_of_max_min_is_the_token_whose_nearest_is_farthest(backend):

@@ -1,7 +1,7 @@
 """Compaction of paged caches, as engines write it: slots from the block table, then an index copy per tensor.
 
-Every run works on pools in the state that the run before left: which rows move is a matter of the metadata alone. A
-check restores them.
+In place, every run works on pools in the state that the run before left, which changes nothing about the work: what
+moves is a matter of the metadata alone. A check compares with copies of the pools, and restores them.
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,11 @@ def slots_of(table: Tensor, positions: Tensor) -> Tensor:
     return table.long().gather(1, positions // BLOCK) * BLOCK + positions % BLOCK
 
 
-def _free_pages(table: Tensor, unused: Tensor) -> Tensor:
-    """The pages of each row from number `unused` on, -1 padded."""
+def _free_pages(table: Tensor, unused: Tensor, live: Tensor) -> Tensor:
+    """Pages number `unused` .. `live` of each row, -1 padded."""
     at = torch.arange(table.shape[1], device=table.device) + unused[:, None]
-    return F.pad(table, (0, 1), value=-1).gather(1, at.clamp(max=table.shape[1]))
+    pages = table.gather(1, at.clamp(max=table.shape[1] - 1))
+    return torch.where(at < live[:, None], pages, -1)
 
 
 def compact_usual(kv: Sequence[Tensor], table: Tensor, target: Tensor, indices: Tensor,
@@ -61,29 +62,28 @@ def _new_slots(target: Tensor, indices: Tensor) -> Tensor:
 def _metadata(table: Tensor, indices: Tensor, slots: Tensor, in_place: bool) -> tuple[Tensor, Tensor, Tensor]:
     lengths = torch.full((len(indices),), indices.shape[1], dtype=torch.int32, device=table.device)
     unused = (lengths + BLOCK - 1) // BLOCK if in_place else torch.zeros_like(lengths)
-    return lengths, slots, _free_pages(table, unused)
+    return lengths, slots, _free_pages(table, unused, torch.full_like(lengths, table.shape[1]))
 
 
 def prune_usual(hidden: Tensor, prototypes: Tensor, lengths: Sequence[int], ks: Sequence[int], kv: Sequence[Tensor],
-                table: Tensor) -> tuple[Tensor, ...]:
+                table: Tensor, target: Tensor) -> tuple[Tensor, ...]:
     """One product for all sequences, a selection and an index copy for each."""
     scores = (hidden @ F.normalize(prototypes, dim=-1).T).amax(-1) / torch.linalg.vector_norm(hidden, dim=-1)
     kept, slots, begin = [], [], 0
     for b, (n, k) in enumerate(zip(lengths, ks, strict=True)):
         chosen = scores[begin:begin + n].topk(k, largest=False, sorted=False).indices.sort().values
         source = slots_of(table[b:b + 1], chosen[None])[0]
-        slots.append(_new_slots(table[b:b + 1], chosen[None])[0])
+        slots.append(_new_slots(target[b:b + 1], chosen[None])[0])
         for t in kv:
             flat = t.view(-1, *t.shape[2:])
             flat.index_copy_(0, slots[-1], flat.index_select(0, source))
         kept.append(begin + chosen)
         begin += n
     indices = torch.cat(kept)
-    counts = torch.tensor(ks, dtype=torch.int32, device=table.device)
-    return (hidden.index_select(0, indices), indices, scores.float(), F.pad(counts.cumsum(0), (1, 0)).to(torch.int32),
-            counts, torch.cat(slots), torch.where(torch.arange(table.shape[1], device=table.device) < (
-                torch.tensor([-(-n // BLOCK) - -(-k // BLOCK) for n, k in zip(lengths, ks, strict=True)],
-                             device=table.device)[:, None]), _free_pages(table, (counts + BLOCK - 1) // BLOCK), -1))
+    held, counts = (torch.tensor(v, dtype=torch.int32, device=table.device) for v in (lengths, ks))
+    freed = _free_pages(table, torch.zeros_like(held), (held + BLOCK - 1) // BLOCK)
+    cu_seqlens = F.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
+    return hidden.index_select(0, indices), indices, scores.float(), cu_seqlens, counts, torch.cat(slots), freed
 
 
 def _pools(case: Case, blocks: int, device: torch.device) -> list[Tensor]:
@@ -115,13 +115,13 @@ def _compact(case: Case, device: torch.device) -> Call:
 def _prune(case: Case, device: torch.device) -> Call:
     tokens, prototypes, source = features(case)
     width = -(-max(case.lengths) // BLOCK)
-    order = torch.randperm(len(case.lengths) * width, generator=torch.Generator().manual_seed(3))
-    table = order.to(torch.int32).view(-1, width).to(device)
+    order = torch.randperm(2 * len(case.lengths) * width, generator=torch.Generator().manual_seed(3))
+    table, target = order.to(torch.int32).view(2, -1, width).to(device)
     lengths, ks = (torch.tensor(v, dtype=torch.int32, device=device) for v in (case.lengths, case.ks))
     cu_seqlens = F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
-    hidden, prototypes, kv = tokens.to(device), prototypes.to(device), _pools(case, table.numel(), device)
-    call = Call((hidden, prototypes, cu_seqlens, ks, case.kept, kv, table, lengths), {},
-                (hidden, prototypes, case.lengths, case.ks, kv, table), source)
+    hidden, prototypes, kv = tokens.to(device), prototypes.to(device), _pools(case, len(order), device)
+    call = Call((hidden, prototypes, cu_seqlens, ks, case.kept, kv, table, lengths), {"dst_block_table": target},
+                (hidden, prototypes, case.lengths, case.ks, kv, table, target), source)
     return _keep_copies(call, kv)
 
 
@@ -162,7 +162,7 @@ def _check_compact(case: Case, call: Call, outputs: tuple) -> None:
 
 
 def _check_prune(case: Case, call: Call, outputs: tuple) -> None:
-    hidden, _, lengths, ks, kv, table = call.peer_args
+    hidden, _, lengths, ks, kv, table, new = call.peer_args
     rows, indices, scores, _, new_lengths, slots, _ = outputs
     begin, source, target = 0, [], []
     for b, (n, part) in enumerate(zip(lengths, indices.split(ks), strict=True)):
@@ -170,7 +170,7 @@ def _check_prune(case: Case, call: Call, outputs: tuple) -> None:
         exact = scores[begin:begin + n][part - begin].sort().values.cpu()
         assert torch.equal(exact, scores[begin:begin + n].cpu()[chosen].sort().values), "not the lowest scores"
         source.append(slots_of(table[b:b + 1], part[None] - begin)[0])
-        target.append(_new_slots(table[b:b + 1], part[None])[0])
+        target.append(_new_slots(new[b:b + 1], part[None])[0])
         begin += n
     _check_pools(call, kv, torch.cat(source), torch.cat(target))
     assert torch.equal(slots, torch.cat(target)), "not the slots of the kept tokens"
@@ -195,9 +195,7 @@ OPS = {
               option="new pages", goal_copy_share=0.75),
          Case("compact_kv_paged", "4-layers-16x576-H8-in-place", BF16, _BOTH, B=16, N=576, H=8, d=128, layers=4,
               keep=0.25, option="in place"),
-         Case("compact_kv_paged", "tiny-in-place", F32, ("quick",), B=2, N=40, H=2, d=8, layers=2, option="in place"),
-         Case("compact_kv_paged", "tiny-new-pages", F32, ("quick",), B=2, N=40, H=2, d=8, layers=2,
-              option="new pages")),
+         Case("compact_kv_paged", "tiny", F32, ("quick",), B=2, N=40, H=2, d=8, layers=2, option="new pages")),
         _compact_counts, _compact, {"eager": compact_usual, "better": compact_better}, _check_compact, _peer_compact,
         compiles=False),
     "prune_topk_paged": Family(

@@ -145,7 +145,7 @@ def _quantize(case: Case, device: torch.device) -> Call:
 
 def _dequantize(case: Case, device: torch.device) -> Call:
     key, value, classes, bits = _caches(case, device)
-    args = (*quantize_usual(key, value, classes, bits), classes, bits, case.N)
+    args: tuple = (*quantize_usual(key, value, classes, bits), classes, bits, case.N)
     return Call(args, {"dtype": case.dtype}, (*args, case.dtype), "generated")
 
 
@@ -192,7 +192,8 @@ def _peer_shuffle(case: Case, call: Call, theirs: Tensor, ours: Tensor) -> None:
 def _check_quantize(case: Case, call: Call, outputs: tuple[list[Tensor], ...]) -> None:
     key, value, indices, bits = (call.args[0].cpu(), call.args[1].cpu(), [i.cpu() for i in call.args[2]], call.args[3])
     packed = [[t.cpu() for t in kind] for kind in outputs]
-    restored = dequantize_usual(*packed, indices, bits, case.N, torch.float32)
+    k_codes, k_params, v_codes, v_params, scales = packed
+    restored = dequantize_usual(k_codes, k_params, v_codes, v_params, scales, indices, bits, case.N, torch.float32)
     assert_round_trip(restored, key.float(), value.float(), packed, indices)
     for c, (chosen, width) in enumerate(zip(indices, bits, strict=True)):
         rows = key.gather(2, chosen[:, None, :, None].expand(-1, case.H, -1, case.d)).float()
@@ -208,7 +209,7 @@ def _peer_quantize(case: Case, call: Call, theirs: tuple[list[Tensor], ...], our
 
 
 def _check_dequantize(case: Case, call: Call, outputs: tuple[Tensor, Tensor]) -> None:
-    gold = dequantize_usual(*call.args, torch.float32)
+    gold = dequantize_usual(*call.peer_args[:-1], dtype=torch.float32)
     for got, want in zip(outputs, gold, strict=True):
         assert got.dtype == case.dtype
         assert got.shape == want.shape, f"shape {tuple(got.shape)}"

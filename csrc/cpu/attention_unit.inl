@@ -36,15 +36,21 @@ class AttentionUnit {
       parallel(last - first, grain, [&](int64_t begin, int64_t end) { reduce_given(first + begin, first + end); });
       return;
     }
-    const int64_t blocks = ceil_div(s_.keys, kBlockKeys);
-    kept_ = memory_.kept.get((last - first) * kBlockKeys * std::min<int64_t>(kSlots, rows_.size()));
-    states_ = memory_.states.get((blocks * 2 + 2) * kSlots);
-    for (const Panel& panel : panels_) {
-      parallel(blocks, grain, [&](int64_t begin, int64_t end) { exponentials(panel, begin, end, first, last); });
-      merge(panel, blocks);
-      parallel(last - first, grain * 8, [&](int64_t begin, int64_t end) {
-        for (int64_t block = first + begin; block < first + end; ++block) reduce_kept(panel, block, first);
+    const int64_t blocks = ceil_div(s_.keys, kBlockKeys), states = (blocks * 2 + 2) * kSlots;
+    pitch_ = kBlockKeys * std::min<int64_t>(kSlots, rows_.size());
+    kept_ = memory_.kept.get((last - first) * pitch_);
+    float* both = memory_.states.get(2 * states);
+    // A block of the panel before is reduced just before its place is written again, while it is in the cache.
+    for (size_t i = 0; i <= panels_.size(); ++i) {
+      float* done = both + (i + 1) % 2 * states;
+      float* now = both + i % 2 * states;
+      parallel(blocks, grain, [&](int64_t begin, int64_t end) {
+        for (int64_t block = begin; block < end; ++block) {
+          if (i > 0 && block >= first && block < last) reduce_kept(panels_[i - 1], block, first, done);
+          if (i < panels_.size()) exponentials(panels_[i], block, first, last, now);
+        }
       });
+      if (i < panels_.size()) merge(panels_[i], blocks, now);
     }
   }
 
@@ -237,34 +243,32 @@ class AttentionUnit {
   }
 
   // First pass of a panel: tile[key][slot] = exp(logit - m), with m[slot] and sum[slot] of the block.
-  void exponentials(const Panel& panel, int64_t begin, int64_t end, int64_t first, int64_t last) {
+  void exponentials(const Panel& panel, int64_t block, int64_t first, int64_t last, float* states) {
     const int64_t stride = panel.vectors * kWidth;
     Scratch scratch(kBlockKeys * (copy_stride_ + kSlots));
     float* copy = scratch.take<float>(kBlockKeys * copy_stride_);
     float* tile = scratch.take<float>(kBlockKeys * kSlots);
     Keys keys;
     Mask mask;
-    for (int64_t block = begin; block < end; ++block) {
-      float* m = states_ + block * 2 * kSlots;
-      if (block * kBlockKeys > panel.highest) {
-        std::fill_n(m, kSlots, -kInfinity);
-        std::fill_n(m + kSlots, kSlots, 0.0f);
-        continue;
-      }
-      load_keys(block, copy, keys);
-      multiply(keys, panel, tile);
-      float* kept = block >= first && block < last ? kept_ + (block - first) * kBlockKeys * stride : tile;
-      const bool some = masked(panel, block, keys, mask);
-      for (int64_t v = 0; v < panel.vectors;) {  // as many vectors at a time as make a line of work
-        if (panel.vectors - v >= 4) {
-          some ? exponentials_of_block<true, 4>(tile, kept, stride, keys.count, v, mask, m)
-               : exponentials_of_block<false, 4>(tile, kept, stride, keys.count, v, mask, m);
-          v += 4;
-        } else {
-          some ? exponentials_of_block<true, 1>(tile, kept, stride, keys.count, v, mask, m)
-               : exponentials_of_block<false, 1>(tile, kept, stride, keys.count, v, mask, m);
-          v += 1;
-        }
+    float* m = states + block * 2 * kSlots;
+    if (block * kBlockKeys > panel.highest) {
+      std::fill_n(m, kSlots, -kInfinity);
+      std::fill_n(m + kSlots, kSlots, 0.0f);
+      return;
+    }
+    load_keys(block, copy, keys);
+    multiply(keys, panel, tile);
+    float* kept = block >= first && block < last ? kept_ + (block - first) * pitch_ : tile;
+    const bool some = masked(panel, block, keys, mask);
+    for (int64_t v = 0; v < panel.vectors;) {  // as many vectors at a time as make a line of work
+      if (panel.vectors - v >= 4) {
+        some ? exponentials_of_block<true, 4>(tile, kept, stride, keys.count, v, mask, m)
+             : exponentials_of_block<false, 4>(tile, kept, stride, keys.count, v, mask, m);
+        v += 4;
+      } else {
+        some ? exponentials_of_block<true, 1>(tile, kept, stride, keys.count, v, mask, m)
+             : exponentials_of_block<false, 1>(tile, kept, stride, keys.count, v, mask, m);
+        v += 1;
       }
     }
   }
@@ -309,10 +313,10 @@ class AttentionUnit {
   }
 
   // After the first pass: the maximum of each row, and its weight over its sum.
-  void merge(const Panel& panel, int64_t blocks) {
-    float* total = states_ + blocks * 2 * kSlots;
+  void merge(const Panel& panel, int64_t blocks, float* states) {
+    float* total = states + blocks * 2 * kSlots;
     for (int64_t v = 0; v < panel.vectors; ++v) {
-      const float* m = states_ + v * kWidth;
+      const float* m = states + v * kWidth;
       Reg most = V::set1(-kInfinity), sum = V::zero();
       for (int64_t b = 0; b < blocks; ++b) most = V::max(most, V::load(m + b * 2 * kSlots));
       most = V::where_le(most, V::set1(-kInfinity), V::zero(), most);
@@ -327,10 +331,10 @@ class AttentionUnit {
   }
 
   // Second pass of a panel.
-  void reduce_kept(const Panel& panel, int64_t block, int64_t first) {
+  void reduce_kept(const Panel& panel, int64_t block, int64_t first, const float* states) {
     const int64_t blocks = ceil_div(s_.keys, kBlockKeys);
-    const float* total = states_ + blocks * 2 * kSlots;
-    const float* m = states_ + block * 2 * kSlots;
+    const float* total = states + blocks * 2 * kSlots;
+    const float* m = states + block * 2 * kSlots;
     alignas(64) float factors[kSlots];
     for (int64_t v = 0; v < panel.vectors; ++v) {
       const Reg share = V::exp2(V::load(m + v * kWidth) - V::load(total + v * kWidth));
@@ -345,7 +349,7 @@ class AttentionUnit {
       keys.position[i] = there ? static_cast<float>(i) : kFarAway;
       keys.missing |= !there;
     }
-    const float* tile = kept_ + (block - first) * kBlockKeys * panel.vectors * kWidth;
+    const float* tile = kept_ + (block - first) * pitch_;
     reduce(panel, block, masked(panel, block, keys, mask) ? &mask : nullptr, keys.count, tile, factors);
   }
 
@@ -455,6 +459,6 @@ class AttentionUnit {
   std::vector<Panel> panels_;
   float* weights_ = nullptr;  // [slots]
   float* shifts_ = nullptr;   // [slots] what is added to the exponent
+  int64_t pitch_ = 0;         // of a block of kept values
   float* kept_ = nullptr;     // [scored blocks][kBlockKeys][slots of a panel]
-  float* states_ = nullptr;   // [blocks + 1][maximum, sum][kSlots]
 };

@@ -55,6 +55,27 @@ class Points {
   std::vector<float> copy_;
 };
 
+// The product of two rows, or the sum of their squared differences, in 16 partial sums: memory is what limits it.
+template <bool kProduct>
+float sum(const float* x, const float* y, int64_t width) {
+  using Lanes = float __attribute__((vector_size(16)));
+  constexpr int64_t kStep = 16;
+  Lanes sums[4] = {};
+  int64_t d = 0;
+  for (; d + kStep <= width; d += kStep) {
+    for (int64_t i = 0; i < 4; ++i) {
+      Lanes a, b;
+      memcpy(&a, x + d + 4 * i, sizeof a);
+      memcpy(&b, y + d + 4 * i, sizeof b);
+      sums[i] += kProduct ? a * b : (a - b) * (a - b);
+    }
+  }
+  float all = 0;
+  for (; d < width; ++d) all += kProduct ? x[d] * y[d] : (x[d] - y[d]) * (x[d] - y[d]);
+  const Lanes total = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  return all + ((total[0] + total[1]) + (total[2] + total[3]));
+}
+
 void initial_centres(const Parallel& parallel, const KmeansProblem& p, const Points& points, float* centres,
                      int64_t b) {
   if (p.initial != nullptr) {
@@ -68,13 +89,14 @@ void initial_centres(const Parallel& parallel, const KmeansProblem& p, const Poi
   }
   std::vector<float> distance(p.n);
   const auto distance_to = [&](int64_t token) {
-    const Matrix one{points.row(token), p.width, 1};
-    products(parallel,
-             {DType::kFloat32, points.matrix(), one, p.n, 1, p.width, false, nullptr, nullptr, distance.data(), 1});
-    for (int64_t i = 0; i < p.n; ++i) {
-      const float d = p.cosine ? 1 - distance[i] : points.squares()[i] + points.squares()[token] - 2 * distance[i];
-      distance[i] = d > 0 ? d : 0.0f;
-    }
+    const float* centre = points.row(token);
+    parallel(p.n, std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(1, p.width)), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const float d =
+            p.cosine ? 1 - sum<true>(points.row(i), centre, p.width) : sum<false>(points.row(i), centre, p.width);
+        distance[i] = d > 0 ? d : 0.0f;
+      }
+    });
     return distance.data();
   };
   const std::vector<int64_t> start = farthest_first(p.clusters, points.squares(), points.is_void(), distance_to);
@@ -97,7 +119,7 @@ void assign(const Parallel& parallel, const KmeansProblem& p, const Points& poin
   if (!p.cosine) {
     for (float& norm : norms) norm *= 0.5f;
   }
-  const int64_t chunk = std::min(p.n, std::max<int64_t>(1024, (1 << 22) / k));
+  const int64_t chunk = std::min(p.n, std::max<int64_t>(256, (1 << 22) / k));
   std::vector<float> out(chunk * k);
   for (int64_t first = 0; first < p.n; first += chunk) {
     const int64_t rows = std::min(chunk, p.n - first);

@@ -37,10 +37,10 @@ struct Range {
   float low, step, inverse;
 };
 
-// Of a group from `low` to `high`, which is empty where low > high, and not finite where a member was not.
-Range finish_range(float low, float high, float most) {
-  if (low > high) return {0, 0, 0};
-  const float step = (high - low) / most;
+// Of a group from `low` to `high`, which is empty where low > high; `poison` is NaN where a member is not finite.
+Range finish_range(float low, float high, float poison, float most) {
+  if (low > high && poison == 0) return {0, 0, 0};
+  const float step = (high - low) / most + poison;
   if (!std::isfinite(step)) return {NAN, NAN, 0};
   if (step < std::numeric_limits<float>::min()) return {low, 0, 0};
   return {low, step, 1 / step};

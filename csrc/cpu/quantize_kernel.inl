@@ -1,35 +1,37 @@
 // Ranges, levels and bytes of rows, for one instruction set. Included by quantize.cpp inside a namespace, after
 // convert.inl. Rows are float32 in scratch memory, padded to kPad elements, so that loops over them have no remainder.
 
-inline float finite_or(float x, float other) { return std::fabs(x) <= std::numeric_limits<float>::max() ? x : other; }
-
-// What a channel or a token has seen. An element that is not finite makes the range infinite.
-inline void widen_range(const float* x, int64_t count, float* low, float* high) {
+// What a channel or a token has seen: its range, and in `poison` 0 or, once an element was not finite, NaN.
+inline void widen_range(const float* __restrict x, int64_t count, float* __restrict low, float* __restrict high,
+                        float* __restrict poison) {
   for (int64_t i = 0; i < count; ++i) {
-    const float least = finite_or(x[i], -INFINITY), most = finite_or(x[i], INFINITY);
-    low[i] = least < low[i] ? least : low[i];
-    high[i] = most > high[i] ? most : high[i];
+    const float value = x[i], least = low[i], most = high[i];
+    low[i] = value < least ? value : least;
+    high[i] = value > most ? value : most;
+    poison[i] += value * 0.0f;
   }
 }
 
 inline void largest_finite(const float* x, int64_t count, float* largest) {
   for (int64_t i = 0; i < count; ++i) {
-    const float size = finite_or(std::fabs(x[i]), 0.0f);
+    const float size = std::fabs(x[i]) <= std::numeric_limits<float>::max() ? std::fabs(x[i]) : 0.0f;
     largest[i] = size > largest[i] ? size : largest[i];
   }
 }
 
-inline void row_range(const float* x, int64_t count, float* low, float* high) {
-  float least[kPad], most[kPad];
-  std::fill_n(least, kPad, INFINITY);
-  std::fill_n(most, kPad, -INFINITY);
+inline Range row_range(const float* x, int64_t count, float most) {
+  float low[kPad], high[kPad], poison[kPad] = {};
+  std::fill_n(low, kPad, INFINITY);
+  std::fill_n(high, kPad, -INFINITY);
   int64_t i = 0;
-  for (; i + kPad <= count; i += kPad) widen_range(x + i, kPad, least, most);
-  widen_range(x + i, count - i, least, most);
-  for (int64_t k = 0; k < kPad; ++k) {
-    *low = std::min(*low, least[k]);
-    *high = std::max(*high, most[k]);
+  for (; i + kPad <= count; i += kPad) widen_range(x + i, kPad, low, high, poison);
+  widen_range(x + i, count - i, low, high, poison);
+  for (int64_t k = 1; k < kPad; ++k) {
+    low[0] = std::min(low[0], low[k]);
+    high[0] = std::max(high[0], high[k]);
+    poison[0] += poison[k];
   }
+  return finish_range(low[0], high[0], poison[0], most);
 }
 
 // The bytes of a row from its levels, `each` of them in a byte, `bytes` apart.
@@ -70,9 +72,10 @@ inline void unpack(const uint8_t* packed, int64_t bytes, int bits, float* out) {
 inline bool quantize_head(const QuantizeProblem& p, const QuantizedClass& c, int64_t batch, int64_t head) {
   const int64_t d = p.width, padded = ceil_div(d, kPad) * kPad, bytes = ceil_div(d * c.bits, 8);
   const float most = static_cast<float>((1 << c.bits) - 1);
-  Scratch scratch(7 * padded);
+  Scratch scratch(8 * padded);
   float* low = scratch.take<float>(padded);
   float* high = scratch.take<float>(padded);
+  float* poison = scratch.take<float>(padded);
   float* inverse = scratch.take<float>(padded);
   float* scale = scratch.take<float>(padded);
   float* reciprocal = scratch.take<float>(padded);
@@ -90,6 +93,7 @@ inline bool quantize_head(const QuantizeProblem& p, const QuantizedClass& c, int
 
   std::fill_n(low, d, INFINITY);
   std::fill_n(high, d, -INFINITY);
+  std::fill_n(poison, d, 0.0f);
   std::fill_n(scale, d, 0.0f);
   for (int64_t j = 0; j < c.count; ++j) {
     const int64_t t = token(j);
@@ -98,7 +102,7 @@ inline bool quantize_head(const QuantizeProblem& p, const QuantizedClass& c, int
       continue;
     }
     load(p.key, t);
-    widen_range(x, d, low, high);
+    widen_range(x, d, low, high, poison);
     load(p.value, t);
     largest_finite(x, d, scale);
   }
@@ -106,7 +110,7 @@ inline bool quantize_head(const QuantizeProblem& p, const QuantizedClass& c, int
   float* steps = floats(c.key_params, batch, head, 1, 0);
   float* scales = floats(c.value_scales, batch, head, 0, 0);
   for (int64_t i = 0; i < d; ++i) {
-    const Range range = finish_range(low[i], high[i], most);
+    const Range range = finish_range(low[i], high[i], poison[i], most);
     params[i] = low[i] = range.low;
     steps[i] = range.step;
     inverse[i] = range.inverse;
@@ -131,9 +135,7 @@ inline bool quantize_head(const QuantizeProblem& p, const QuantizedClass& c, int
     pack(levels, bytes, c.bits, key_codes);
     load(p.value, t);
     for (int64_t i = 0; i < d; ++i) x[i] *= reciprocal[i];
-    float least = INFINITY, largest = -INFINITY;
-    row_range(x, d, &least, &largest);
-    const Range range = finish_range(least, largest, most);
+    const Range range = row_range(x, d, most);
     token_params[0] = range.low;
     token_params[1] = range.step;
     for (int64_t i = 0; i < d; ++i) levels[i] = level(x[i], range.low, range.inverse, most);

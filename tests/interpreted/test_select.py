@@ -53,8 +53,8 @@ MANY_BLOCKS = {
     if s.name in names])
 def test_many_blocks(launches, monkeypatch, op, sample):
     """Of scores, of segments and of rows."""
-    monkeypatch.setattr("vtkernels.select.select_topk_varlen.triton.SEGMENT_BLOCK", 16)
-    monkeypatch.setattr("vtkernels.select.select_quota.triton.SEGMENT_BLOCK", 16)
+    monkeypatch.setattr("vtkernels.select.select_topk_varlen.triton.SEGMENT_BLOCK", 2)
+    monkeypatch.setattr("vtkernels.select.select_quota.triton.SEGMENT_BLOCK", 2)
     monkeypatch.setattr("vtkernels.select.select_threshold.triton.PREFIX_BLOCK", 16)
     monkeypatch.setattr(lookup, "config", lambda *args, **shape: SMALL)
     check(launches, op, sample)

@@ -322,5 +322,6 @@ def _like(op: str, arg: str, t: Tensor, spec: Spec, ref: Tensor) -> None:
     if t.dtype != spec.dtype:
         check.fail(TypeError, op, arg, f"a tensor of {check.names([t.dtype])}", check.names([spec.dtype]))
     if tuple(t.shape) != tuple(spec.shape):
-        check.fail(ValueError, op, arg, f"of shape {check.shape(t)}", f"{tuple(spec.shape)}, as the other arguments say")
+        check.fail(ValueError, op, arg, f"of shape {check.shape(t)}",
+                   f"{tuple(spec.shape)}, as the other arguments say")
     check.same_device(op, arg, t, "value_scales[0]", ref)

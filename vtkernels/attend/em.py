@@ -7,7 +7,7 @@ from torch import Tensor
 def em_attention(tokens: Tensor, bases: Tensor, *, iterations: int = 3) -> tuple[Tensor, Tensor]:
     """Fit unit bases to the tokens by soft assignment, and rebuild the tokens from them.
 
-    Each iteration: `z = softmax_k(tokens @ bases^T)`, then `bases = normalise(sum_n z[n, k] tokens[n] / sum_n z[n, k])`.
+    Each iteration: `z = softmax_k(tokens @ bases^T)`, `bases = normalise(sum_n z[n, k] tokens[n] / sum_n z[n, k])`.
     What the bases cannot rebuild, `tokens - rebuilt`, is what sets a token apart from its context. Two library products
     per iteration; a kernel of our own would not beat them, so this is a composition and not an op.
 
@@ -35,8 +35,8 @@ def em_attention(tokens: Tensor, bases: Tensor, *, iterations: int = 3) -> tuple
     """
     if tokens.dim() != 3 or bases.dim() not in (2, 3) or bases.shape[-1] != tokens.shape[-1] or (
             bases.dim() == 3 and bases.shape[0] != tokens.shape[0]):
-        raise ValueError(f"em_attention: `bases` is of shape {tuple(bases.shape)}, allowed: [K, D] or [B, K, D] for tokens "
-                         f"{tuple(tokens.shape)}")
+        raise ValueError(f"em_attention: `bases` is of shape {tuple(bases.shape)}, allowed: [K, D] or [B, K, D] for "
+                         f"tokens {tuple(tokens.shape)}")
     if iterations < 0:
         raise ValueError(f"em_attention: `iterations` is {iterations}, allowed: 0 or more")
     x = tokens.float()

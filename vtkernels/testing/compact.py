@@ -36,7 +36,8 @@ def oracle_kv(t: Tensor, indices: Tensor, tensor: int, kv_layout: str) -> np.nda
         indices = indices[tensor]
     heads_first = t if kv_layout == "HND" else t.transpose(1, 2)
     own = indices if indices.dim() == 3 else indices[:, None]
-    heads = [oracle_rows(heads_first[:, h], own[:, h % own.shape[1]].numpy(), 0, 1) for h in range(heads_first.shape[1])]
+    heads = [oracle_rows(heads_first[:, h], own[:, h % own.shape[1]].numpy(), 0, 1)
+             for h in range(heads_first.shape[1])]
     return np.stack(heads, 1 if kv_layout == "HND" else 2)
 
 
@@ -53,7 +54,7 @@ def copied(t: Tensor) -> Tensor:
 
 def assert_gather_kv_inplace(changed: Sequence[Tensor], kv: Sequence[Tensor], indices: Tensor, *,
                              kv_layout: str = "HND") -> None:
-    """`changed` against `kv` as it was: the first k tokens as gathered, every other byte of the memory untouched."""
+    """`changed` against `kv` as it was: the first k tokens gathered, every other byte of the memory untouched."""
     kept, token_dim = indices.shape[-1], 2 if kv_layout == "HND" else 1
     moved = torch.where(indices < torch.arange(kept), -1, indices)
     for i, (t, before) in enumerate(zip(changed, kv, strict=True)):
@@ -178,7 +179,8 @@ def gather_kv_inplace_samples() -> Iterator[Sample]:
         yield Sample(f"{layout}-none", ([cache(2, 8)], ascending(2)[:, :0]), options)
 
 
-def rotate_samples(dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float16, torch.bfloat16)) -> Iterator[Sample]:
+def rotate_samples(
+        dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float16, torch.bfloat16)) -> Iterator[Sample]:
     generator = torch.Generator().manual_seed(6)
     freq = 10000.0 ** -(torch.arange(0, 16, 2) / 16)
     deltas = -torch.randint(0, 4000, (2, 23), generator=generator)

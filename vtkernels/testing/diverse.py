@@ -148,6 +148,8 @@ def diverse_samples() -> Iterator[Sample]:
         tie = "signs" if objective == "dpp" else "exact-signs"
         yield Sample(f"{objective}-{tie}", (signs(2, 50, 16), 20), only)
         yield Sample(f"{objective}-exact-equal", (torch.ones(1, 1, 4).expand(2, 20, 4), 6), only)
+        orthogonal = torch.cat([hadamard(16)[:9], torch.zeros(1, 16)])[None]
+        yield Sample(f"{objective}-exact-orthogonal", (orthogonal, 10), only)
         yield Sample(f"{objective}-exact-zeros", (torch.zeros(1, 9, 5), 9), only)
         yield Sample(f"{objective}-exact-all-nan", (torch.full((1, 7, 3), nan), 7), only)
         yield Sample(f"{objective}-exact-one", (rand(3, 1, 4), 1), only)
@@ -172,7 +174,7 @@ def diverse_samples() -> Iterator[Sample]:
     yield Sample("max_min-exact-blocks", (signs(1, 300, 64), 70), {})
     rows = hadamard(16)[torch.arange(40) % 13][None]
     powers = torch.exp2(torch.arange(40) * 7 % 5 - 2.0)[None]
-    yield Sample("dpp-exact-orthogonal", (rows, 20), {"objective": "dpp"})
+    yield Sample("dpp-exact-repeated", (rows, 20), {"objective": "dpp"})
     yield Sample("dpp-exact-relevance", (rows, 20), {"objective": "dpp", "relevance": powers})
     hostile = rand(2, 80)[:, ::2] * torch.tensor([1.0, 0.0, -0.0, 1e-20]).repeat(10)
     hostile[:, 5], hostile[:, 9] = nan, 50.0

@@ -1,5 +1,6 @@
 """compact_kv_paged and prune_topk_paged: tokens followed one by one, hostile tables, pages with a watermark."""
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -55,7 +56,7 @@ def oracle_paged(blocks: int, size: int, table: np.ndarray, lengths: Sequence[in
         if not valid_length[b] or (dst is not None and len(positions) > dst.shape[1] * size):
             bits |= _library.STATUS_BAD_SEQLENS
         if any(not 0 <= p < clamped[b] for p in positions) or any(
-                p <= q for q, p in zip(positions[:-1], positions[1:], strict=True)):
+                p <= q for q, p in itertools.pairwise(positions)):
             bits |= _library.STATUS_BAD_INDEX
         if not all(0 <= page < blocks for page in pages_of[b] + fresh[b]):
             bits |= _library.STATUS_BAD_PAGE
@@ -142,7 +143,7 @@ def paged_result(cu_out: Tensor, indices: Tensor, hidden: Tensor, cu_seqlens: Te
         n, held = bounds[b + 1] - bounds[b], min(max(given, 0), block_table.shape[1] * size)
         context = given - n if context_lens is None else int(context_lens[b])
         chosen = [int(i) - bounds[b] + context for i in indices[int(cu_out[b]):int(cu_out[b + 1])]]
-        fits = 0 <= context and context + n <= held
+        fits = context >= 0 and context + n <= held
         bad.append(0 if fits else _library.STATUS_BAD_SEQLENS)
         before = min(max(context, 0), held)
         kept.append([*range(before), *chosen, *range(min(max(context + n, before), held), held)])
@@ -155,8 +156,8 @@ def assert_prune_topk_paged(outputs: Sequence[Tensor], hidden: Tensor, prototype
                             k: Tensor, total_out: int, kv: Sequence[Tensor], block_table: Tensor, seq_lens: Tensor, *,
                             before: Sequence[np.ndarray] | None = None, context_lens: Tensor | None = None,
                             dst_block_table: Tensor | None = None, kv_layout: str = "NHD", allow_shared: bool = False,
-                            **kwargs: Any) -> int:
-    """As `prune_topk_varlen` the tokens, as `compact_kv_paged` the pages. Returns the status of the pages."""
+                            **kwargs: Any) -> None:
+    """As `prune_topk_varlen` the tokens, as `compact_kv_paged` the pages."""
     rows, indices, scores, cu_out, lengths, slots, freed = outputs
     assert_prune_topk_varlen((rows, [], indices, scores, cu_out), hidden, prototypes, cu_seqlens, k, total_out,
                              **kwargs)
@@ -171,7 +172,6 @@ def assert_prune_topk_paged(outputs: Sequence[Tensor], hidden: Tensor, prototype
     assert slots.tolist() == expected
     if before is not None:
         assert_pools(before, kv, want, kv_layout)
-    return want.status
 
 
 def pool(*shape: int, dtype: torch.dtype = torch.uint8, seed: int = 0) -> Tensor:
@@ -237,8 +237,8 @@ def compact_samples() -> Iterator[Sample]:
               torch.tensor([[1, 7], [1, 7], [1, 7], [1, 7]]), dst_block_table=ints([7], [1], [8], [8]))
     yield one("bad-new-pages", ints([4, 9], [7, 2], [11, 3]), ints(8, 8, 8), kept[:1, 1:7].sub(1).clamp(max=7).unique()
               .expand(3, -1), dst_block_table=ints([12, 1], [-1, 0], [5, 6])[:, :2])
-    yield one("too-few-new-pages", ints([4, 9], [7, 2]), ints(8, 8), torch.tensor([[0, 1, 2, 3, 4], [5, -1, -1, -1, -1]]),
-              dst_block_table=ints([1], [3]))
+    yield one("too-few-new-pages", ints([4, 9], [7, 2]), ints(8, 8),
+              torch.tensor([[0, 1, 2, 3, 4], [5, -1, -1, -1, -1]]), dst_block_table=ints([1], [3]))
     yield one("too-few-new-pages-of-all", table, lengths, kept, counts=ints(0, 2), dst_block_table=fresh[:, :0])
     yield Sample("no-bytes", ([nhd(width=0)], table, lengths, kept), {})
     yield one("no-rows", table[:0], lengths[:0], kept[:0])
@@ -271,7 +271,7 @@ def paged_samples() -> Iterator[Sample]:
         yield Sample(f"{tag}-bad-context", (*args, 20, kv(), table, lengths), {"context_lens": ints(5, -1, 2)})
         yield Sample(f"{tag}-hostile-metadata", (hidden, protos, ints(3, 50, 40, 2**31 - 1), ints(99, -7, 12), 50, kv(),
                                                  ints([3, 8, 1, 6, 14, 18], [10, 3, -12, 9, 7, 99],
-                                                      [0, 5, 15, 13, 4, 2]), ints(47, 2, 44)), {})
+                                                      [0, 5, 15, 13, 4, 2]), ints(47, 20, 44)), {})
         yield Sample(f"{tag}-nothing", (hidden, protos, ints(0), ints(), 0, kv(), table[:0], lengths[:0]), {})
 
 
@@ -331,10 +331,9 @@ def watermark_call(seed: int) -> Watermark:
     marks = np.arange(blocks * size).reshape(blocks, size) * 7 % 61 + 64 * owner[:, None]
     pools = []
     for heads, bytes_ in ((2, 3), (1, 16)):
-        raw = np.broadcast_to(marks[:, :, None, None], (blocks, size, heads, bytes_)).astype(np.uint8)
-        raw = raw ^ np.arange(heads * bytes_, dtype=np.uint8).reshape(heads, bytes_) % 4 << 2
-        raw = raw if layout == "NHD" else raw.swapaxes(1, 2)
-        pools.append(torch.from_numpy(np.ascontiguousarray(raw)))
+        marked = np.broadcast_to(marks[:, :, None, None], (blocks, size, heads, bytes_)).astype(np.uint8)
+        raw = marked ^ np.arange(heads * bytes_, dtype=np.uint8).reshape(heads, bytes_) % 4 << 2
+        pools.append(torch.from_numpy(np.ascontiguousarray(raw if layout == "NHD" else raw.swapaxes(1, 2))))
     kwargs: dict[str, Any] = {"kv_layout": layout}
     if dst is not None:
         kwargs["dst_block_table"] = torch.from_numpy(dst.astype(np.int32))
@@ -344,9 +343,11 @@ def watermark_call(seed: int) -> Watermark:
 
 def assert_watermark(call: Watermark, before: Sequence[np.ndarray], outputs: Sequence[Tensor]) -> None:
     """A page holds bytes of its tenant only, a free one those of the row it was given to; then the exact bytes."""
-    pools, table = call.args[:2]
+    pools, table, _, indices = call.args
+    size = pools[0].shape[1 if call.kwargs["kv_layout"] == "NHD" else 2]
     dst = call.kwargs.get("dst_block_table", table[:, :0])
-    given = {page: b for b in range(2) for page in dst[b].tolist()}
+    needed = [-(-int((row != -1).sum()) // size) for row in indices]  # new pages that a row has tokens for
+    given = {page: b for b in range(2) for page in dst[b, :needed[b]].tolist()}
     for old, new in zip(before, pools, strict=True):
         after = bytes_of(new)
         for page, owner in enumerate(call.owner):

@@ -111,7 +111,8 @@ def shuffle_samples() -> Iterator[Sample]:
         for tag, grid in _bytes(torch.empty(2, 24, 5)):
             yield Sample(f"{order}-{tag}", (grid, 6, 2), {"order": order})
         yield Sample(f"{order}-aligned-by-3", (rand(1, 54, 16), 9, 3), {"order": order})
-        yield Sample(f"{order}-strided", (rand(4, 50, 12, dtype=torch.float16)[::2, 1:49:2, 1:10:3], 4), {"order": order})
+        strided = rand(4, 50, 12, dtype=torch.float16)[::2, 1:49:2, 1:10:3]
+        yield Sample(f"{order}-strided", (strided, 4), {"order": order})
     yield Sample("transposed-expanded", (rand(1, 7, 16).mT.expand(3, 16, 7), 4), {})
     yield Sample("offset", (padded(rand(2, 16, 8, dtype=torch.bfloat16), 3), 8, 2), {})
     yield Sample("wide", (rand(1, 4, 3000), 2), {"order": "channel"})

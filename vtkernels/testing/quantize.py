@@ -126,7 +126,7 @@ def assert_round_trip(restored: Sequence[Tensor], key: Tensor, value: Tensor, pa
                 want, got = x[b][:, row].double().numpy(), cache[b][:, row].double().numpy()
                 if name == "key":
                     low, step = packed[1][c][b].double().numpy()[:, :, None].swapaxes(0, 1)
-                    scale = 1.0
+                    scale = np.ones(1)
                 else:
                     low, step = np.moveaxis(packed[3][c][b].double().numpy(), -1, 0)[..., None]
                     scale = packed[4][c][b].double().numpy()[:, None]
@@ -187,9 +187,11 @@ def quantize_samples(dtypes: Sequence[torch.dtype] = DTYPES) -> Iterator[Sample]
     yield Sample("out-of-range", (key, value, [bad, _split(20, 1, 4)[0]], [4, 2]), {})
     yield Sample("all-out-of-range", (key, value, [torch.full((1, 3), 20)], [8]), {})
     yield Sample("one-token-twice", (key, value, [torch.tensor([[5]]), torch.tensor([[5]])], [2, 8]), {})
-    yield Sample("empty-class", (key, value, [torch.zeros(1, 0, dtype=torch.int64), torch.arange(20)[None]], [4, 2]), {})
-    yield Sample("one-channel", (key[..., :1], value[..., :1], [torch.arange(20)[None]], [2]), {})
-    yield Sample("long-rows", (rand(1, 1, 300, 130), rand(1, 1, 300, 130, seed=1), _split(300, 1, 100, 200), [4, 2]), {})
+    everything = torch.arange(20)[None]
+    yield Sample("empty-class", (key, value, [everything[:, :0], everything], [4, 2]), {})
+    yield Sample("one-channel", (key[..., :1], value[..., :1], [everything], [2]), {})
+    long = rand(1, 1, 300, 130), rand(1, 1, 300, 130, seed=1)
+    yield Sample("long-rows", (*long, _split(300, 1, 100, 200), [4, 2]), {})
     for shape in ((0, 2, 20, 8), (1, 0, 20, 8), (1, 2, 0, 8), (1, 2, 20, 0)):
         chosen = torch.arange(min(3, shape[2])).expand(shape[0], -1)
         yield Sample(f"empty-{'x'.join(map(str, shape))}", (rand(*shape), rand(*shape), [chosen], [4]), {})

@@ -34,7 +34,7 @@ def argmax_attention(query: Tensor, key: Tensor, *, allowed: Tensor | None = Non
         >>> out.shape, indices.shape
         (torch.Size([1, 8, 100, 32]), torch.Size([1, 8, 100]))
 
-    Source: the prototype selection of PEM (CVPR 2024). There a query without an allowed key takes key 0; here it says so.
+    Source: the prototype selection of PEM (CVPR 2024), where a query without an allowed key takes key 0.
     """
     no_grad_needed("argmax_attention", query=query, key=key)
     return _op(query, key, allowed=allowed)

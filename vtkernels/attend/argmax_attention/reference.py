@@ -7,7 +7,8 @@ from torch import Tensor
 def argmax_attention(query: Tensor, key: Tensor, *, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
     n = key.shape[2]
     products = query.float() @ key.float().mT + 0.0
-    candidates = torch.ones_like(products, dtype=torch.bool) if allowed is None else allowed[:, None].expand_as(products)
+    everything = torch.ones_like(products, dtype=torch.bool)
+    candidates = everything if allowed is None else allowed[:, None].expand_as(products)
     # Candidates before the others, numbers before NaN, then the value, then the lower position.
     worth = torch.where(products.isnan(), -torch.inf, products)
     rank = torch.where(candidates, torch.where(products.isnan(), 1, 2), 0)

@@ -15,8 +15,8 @@ def cell_attention(query: Tensor, key: Tensor, value: Tensor, grid_width: int, c
 
     Args:
         query: `[B, H, cells, d]`, float32, float16 or bfloat16, one query per cell, cells in raster order.
-        key, value: `[B, H, N, d]`, dtype and device of `query`, N = cells x cell x cell tokens in raster order on a grid
-            of `grid_width` columns. Any strides, so a transposed `[B, N, H, d]` costs nothing.
+        key, value: `[B, H, N, d]`, dtype and device of `query`, N = cells x cell x cell tokens in raster order on a
+            grid of `grid_width` columns. Any strides, so a transposed `[B, N, H, d]` costs nothing.
         grid_width: columns of the grid of keys, a multiple of `cell`.
         cell: side of a cell, 1 to 64.
         scale: factor of the products; `1 / sqrt(d)` when absent.
@@ -24,8 +24,8 @@ def cell_attention(query: Tensor, key: Tensor, value: Tensor, grid_width: int, c
     Returns:
         `[B, H, cells, d]`, dtype of `query`: `softmax_j(scale * <q, k_j>) @ v` over the keys j of the cell.
 
-    Products, softmax and sums are in float32; a NaN or an infinity among the logits of a cell gives what IEEE arithmetic
-    gives for that cell alone.
+    Products, softmax and sums are in float32; a NaN or an infinity among the logits of a cell gives what IEEE
+    arithmetic gives for that cell alone.
 
     Raises:
         TypeError: a dtype or layout that is not allowed.

@@ -41,7 +41,8 @@ def compact_rows(kv: Sequence[Tensor], block_table: Tensor, seq_lens: Tensor, ke
     readers, writers = (Counter(page for pages in rows for page in pages if 0 <= page < blocks)
                         for rows in (named, wanted))
 
-    new_lengths, all_slots = [], []
+    new_lengths: list[int] = []
+    all_slots: list[list[int]] = []
     freed = torch.full(block_table.shape, -1, dtype=torch.int32)
     found = 0
     for b, flag in enumerate(flags):

@@ -75,13 +75,13 @@ def moves(source: Tensor, target: Tensor, batch_dim: int | None, token_dim: int,
     inner, outer, sliced = rows[0], rows[1], rows[2:]
     result = []
     for place in product(*(range(run[0]) for run in sliced)):
-        addresses = [t.data_ptr() + sum(i * run[axis] for i, run in zip(place, sliced, strict=True))
-                     for axis, t in ((1, source), (2, target))]
+        first, second = (t.data_ptr() + sum(i * run[axis] for i, run in zip(place, sliced, strict=True))
+                         for axis, t in ((1, source), (2, target)))
         unit = next(u for u in (16, 8, 4, 2, 1)
-                    if not any(v % u for v in (width, *addresses, *batch, *token, *inner[1:3], *outer[1:3])))
+                    if not any(v % u for v in (width, first, second, *batch, *token, *inner[1:3], *outer[1:3])))
         geometry = Geometry(unit, width // unit, outer[0], inner[0], (batch[0], outer[1], inner[1], token[0]),
                             (batch[1], outer[2], inner[2], token[1]), (outer[3], inner[3]))
-        result.append(Move(geometry, *addresses, first_index))
+        result.append(Move(geometry, first, second, first_index))
     return result
 
 
@@ -129,7 +129,8 @@ def _table(groups: Sequence[Sequence[Move]], kept: int, block_rows: int, block_b
                   *g.heads[:HEAD_WORDS * separate])
         item += per_tensor * len(group)
         tensor += len(group)
-    addresses = [word for group in groups for move in group for word in move[1:3 + separate]]
+    addresses = [word for group in groups for move in group
+                 for word in (move.source, move.target, *[move.indices] * separate)]
     units = tuple(sorted({group[0].geometry.unit for group in groups}, reverse=True))
     return Table(_triton.pack(addresses), _triton.pack(words), item,
                  {"TENSORS": tensor, "GROUPS": len(groups), "UNITS": units, "BLOCK_ROWS": block_rows,

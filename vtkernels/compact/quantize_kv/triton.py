@@ -32,7 +32,7 @@ def _finish(low, high, levels: tl.constexpr):
 def _level(x, low, inverse, levels: tl.constexpr):
     level = (x - low) * inverse
     level = tl.where(level > 0, level, 0.0)  # NaN is 0, too
-    return (tl.where(level < levels, level, levels * 1.0) + 0.5).to(tl.int32)
+    return (tl.where(level < levels, level, levels * 1.0) + 0.4).to(tl.int32)
 
 
 @triton.jit(do_not_specialize=["key_batch", "key_head", "key_row", "key_dim", "value_batch", "value_head", "value_row",
@@ -94,7 +94,7 @@ def ranges_kernel(seen, params, params_batch: tl.int64, params_head: tl.int64, p
         low = tl.minimum(low, tl.load(part, mask=inside, other=0.0))
         high = tl.maximum(high, tl.load(part + width, mask=inside, other=0.0))
         largest = tl.maximum(largest, tl.load(part + 2 * width, mask=inside, other=0.0))
-    least, step, inverse = _finish(low, high, LEVELS)
+    least, step, _ = _finish(low, high, LEVELS)
     params += batch * params_batch + head * params_head + column
     tl.store(params, least, mask=inside)
     tl.store(params + params_row, step, mask=inside)

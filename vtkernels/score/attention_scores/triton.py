@@ -34,10 +34,13 @@ def max_key(x):
 
 @triton.jit
 def key_value(key):
-    """The value of a key, 0 for none."""
+    """The value of a key, 0 for none.
+
+    Without a comparison of keys: Triton 3.9 takes a running maximum for its initial value on AMD and folds it.
+    """
     value = (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
-    value = tl.where(key == NAN_KEY, float("nan"), value)
-    return tl.where(key == NO_KEY, 0.0, value)
+    nan_or_none = (((key ^ -1) >> 31) & 0x7FC00000).to(tl.float32, bitcast=True)  # NaN over 0, 0 below
+    return tl.where(value != value, nan_or_none, value)
 
 
 @triton.jit

@@ -31,10 +31,11 @@ def cluster_kmeans(features: Tensor, clusters: int, *, iterations: int = 10, met
         centres: `[B, K, D]` float32.
 
     Numbers: products in float32; the nearest centre has the largest `<x, c> - |c|^2 / 2`, or `<x, c> / |c|`; means are
-    summed in float64, tokens ascending. Ties go to the lowest index, of a centre as of a token. A centre without
-    weight stays where it is. A token with a NaN, an infinity, or a squared norm that overflows float32 is void: it is
-    assigned to centre 0, counts in no mean and is an initial centre (of zeros) only where there are fewer than K
-    others. The result depends neither on the number of threads nor on other rows.
+    summed in float64, in a fixed order. Ties go to the lowest index, of a centre as of a token. A centre without weight
+    stays where it is. A token with a NaN, an infinity, or a squared norm that overflows float32 is void: it is assigned
+    to centre 0, counts in no mean and is an initial centre (of zeros) only where there are fewer than K others. A
+    centre with such a value, among those given, is nobody's nearest. The result depends neither on the number of
+    threads nor on other rows.
 
     Raises:
         TypeError: a dtype or layout that is not allowed.

@@ -44,8 +44,9 @@ def select_diverse(features: Tensor, k: int, *, objective: str = "max_min", rele
     and its own value is NaN, which ranks last. The first pick by `"max_min"` counts a token without any distance as
     infinitely far.
 
-    Memory: on CUDA devices, and on the CPU but for `"max_min"`, `4 * N * N` bytes for each of the rows that are
-    processed at a time. On the CPU `"max_min"` takes `4 * k * D` bytes and about `512 * N`.
+    Memory: Triton holds the similarities of as many rows as fit into 512 MiB, and of at least one, which is
+    `4 * N * N` bytes; `"dpp"` takes another `4 * k * N` for each. So does the CPU for each row that a thread works on,
+    but for `"max_min"`, which takes at most `4 * k * D` bytes and about `512 * N`.
 
     Raises:
         TypeError: tensors that are not dense, or of another dtype.
