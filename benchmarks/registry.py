@@ -88,7 +88,7 @@ def _prune_cases() -> Iterable[Case]:
 
 def _stage_cases() -> Iterable[Case]:
     both = ("cpu", "gpu")
-    yield Case("gather_kv", "32-layers-2880-H8", BF16, ("gpu",), N=2880, H=8, d=128, layers=32, keep=0.25,
+    yield Case("gather_kv", "32-layers-2880-H8", BF16, both, N=2880, H=8, d=128, layers=32, keep=0.25,
                goal_copy_share=0.85)
     yield Case("gather_kv", "32-layers-12544-H8", BF16, ("gpu",), N=12544, H=8, d=128, layers=32, keep=0.25)
     yield Case("gather_kv", "1-layer-2880-H32", BF16, both, N=2880, H=32, d=128, layers=1)

@@ -51,7 +51,7 @@ def test_large_rows_use_every_thread(backend):
 
 @pytest.mark.parametrize("offset", [0, 4, 16])
 def test_outputs_beyond_the_caches(backend, offset):
-    """More bytes than go through the caches, at addresses that do and do not fit wide stores."""
+    """Rows of each head, more of them than the caches hold, at several alignments."""
     cache = torch.arange(4 * 40000 * 16, dtype=torch.float32).view(1, 4, 40000, 16)
     idx = torch.stack([torch.arange(h, 40000, 1 + h)[:10000] for h in range(4)])
     idx[2, 77] = -1

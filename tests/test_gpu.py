@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import assert_same_bytes, flat, poison
+from helpers import assert_same_bytes, flat, gather_status, poison
 from torch import Tensor
 
 import vtkernels
@@ -19,7 +19,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch wants it fo
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")]
 
-OPS = tuple(testing.SAMPLES)
+OPS = tuple(op for op in testing.SAMPLES if _library.OUT_ARGS[op])  # the others have tests of their own
 SAMPLES = [pytest.param(op, s, id=f"{op}-{s.name}") for op in OPS for s in testing.SAMPLES[op]()]
 REPLAYS = 120
 
@@ -64,6 +64,22 @@ def test_samples(backend, op, sample):
     specs = list(flat_specs(_library.CONTRACTS[op](*sample.args, **sample.kwargs)))
     assert [(tuple(t.shape), t.dtype) for t in flat(outputs)] == [(tuple(s.shape), s.dtype) for s in specs]
     assert_right(op, outputs, sample)
+
+
+@pytest.mark.parametrize("sample", list(testing.SAMPLES["gather_kv_inplace"]()), ids=lambda s: s.name)
+def test_gather_kv_inplace(backend, sample):
+    kv, indices = sample.args
+    status = torch.zeros(1, dtype=torch.int32, device=DEVICE)
+    changed = [_strided(t) for t in kv]
+    testing.run("gather_kv_inplace.out", backend, changed, indices.to(DEVICE), **sample.kwargs, status=status)
+    testing.assert_gather_kv_inplace([_strided(t, "cpu") for t in changed], kv, indices, **sample.kwargs)
+    assert status.item() == gather_status("gather_kv_inplace", sample)
+
+
+def _strided(t: Tensor, device: str = DEVICE) -> Tensor:
+    """The tensor on another device with its strides, and with what lies between its elements."""
+    whole = torch.empty(0, dtype=torch.uint8, device=t.device).set_(t.untyped_storage()).to(device)
+    return t.new_empty(0, device=device).set_(whole.untyped_storage(), t.storage_offset(), t.shape, t.stride())
 
 
 def flat_specs(spec: Any) -> Any:

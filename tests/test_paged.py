@@ -82,7 +82,7 @@ def test_the_pages_follow_the_selection_of_the_tokens(backend):
     want = vtkernels.prune_topk(hidden[None], protos, 9)[2][0]
     assert outputs[1].tolist() == want.tolist()
     assert cache.flatten()[outputs[5]].tolist() == want.tolist()
-    assert outputs[6][0, :8].tolist() == table[0, 3:10].tolist() + [-1]
+    assert outputs[6][0, :8].tolist() == [*table[0, 3:10].tolist(), -1]
 
 
 # Layouts of engines: `tokens` reads sequence b back, token by token, from the engine's own tensor.

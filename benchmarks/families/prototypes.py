@@ -58,6 +58,7 @@ def _check_topm(case: Case, call: Call, outputs: tuple) -> None:
     gold = _cosines(*(t.double() for t in call.args[:2]))
     assert scores.shape == indices.shape == (case.B, case.N, case.K)
     assert bool((scores.diff(dim=-1) <= 0).all()), "not best first"
+    assert bool(((indices >= 0) & (indices < case.P)).all()), "a prototype that does not exist"
     assert float((gold.gather(-1, indices) - scores).abs().max()) <= 1e-4, "not the scores of the indices"
     assert float((gold.topk(case.K, -1).values - scores).abs().max()) <= 1e-4, "not the best"
 

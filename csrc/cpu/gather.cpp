@@ -4,17 +4,14 @@
 #include <cstring>
 
 #include "vtkernels/cpu.h"
-#if defined(__x86_64__)
-#include <emmintrin.h>
-#endif
 
 namespace vtkernels::cpu {
 namespace {
 
 constexpr int64_t kGrainBytes = 65536;
-// Output from which on rows go past the caches: less than that may still be there for its reader.
-constexpr int64_t kStreamBytes = int64_t{8} << 20;
-constexpr int64_t kPrefetchRows = 4;
+// Kept rows lie apart, so the processor does not foresee them; where they go is prefetched as well, for a store reads
+// its cache line first.
+constexpr int64_t kPrefetchRows = 8, kPrefetchBytes = 512;
 
 // A line is (tensor, batch, outer): `kept` rows that share their indices.
 class Lines {
@@ -45,29 +42,8 @@ void copy_elements(char* dst, int64_t dst_step, const char* src, int64_t src_ste
   for (int64_t i = 0; i < c.width; ++i) memcpy(dst + i * dst_step, src + i * src_step, c.element);
 }
 
-// A row of whole 16-byte units, at a multiple of 16 in the destination.
-void stream_row(char* dst, const char* src, int64_t bytes) {
-#if defined(__x86_64__)
-  for (int64_t i = 0; i < bytes; i += 16) {
-    _mm_stream_si128(reinterpret_cast<__m128i*>(dst + i), _mm_loadu_si128(reinterpret_cast<const __m128i*>(src + i)));
-  }
-#else
-  memcpy(dst, src, bytes);
-#endif
-}
-
-void finish_streams() {
-#if defined(__x86_64__)
-  _mm_sfence();
-#endif
-}
-
 void prefetch_row(const char* src, int64_t bytes) {
-  for (int64_t i = 0; i < std::min<int64_t>(bytes, 512); i += 64) __builtin_prefetch(src + i);
-}
-
-bool streams(const RowCopy& c, int64_t row) {
-  return (row | reinterpret_cast<intptr_t>(c.dst) | c.dst_batch | c.dst_outer | c.dst_token) % 16 == 0;
+  for (int64_t i = 0; i < std::min(bytes, kPrefetchBytes); i += 64) __builtin_prefetch(src + i);
 }
 
 }  // namespace
@@ -77,7 +53,6 @@ bool gather_rows(const Parallel& parallel, const std::vector<RowCopy>& copies, c
   const Lines lines(copies, batch);
   const int64_t total = lines.count() * kept;
   if (total == 0) return false;
-  const bool large = lines.bytes() * kept >= kStreamBytes;
   const int64_t row_bytes = std::max<int64_t>(1, lines.bytes() / lines.count());
   std::atomic<bool> bad{false};
   parallel(total, std::max<int64_t>(1, kGrainBytes / row_bytes), [&](int64_t begin, int64_t end) {
@@ -89,19 +64,18 @@ bool gather_rows(const Parallel& parallel, const std::vector<RowCopy>& copies, c
       const char* src = c.src + b * c.src_batch + o * c.src_outer;
       char* dst = c.dst + b * c.dst_batch + o * c.dst_outer;
       const int64_t row = c.width * c.element, stop = std::min(kept, j + end - done);
-      const bool dense = c.src_step == c.element, stream = large && dense && streams(c, row);
+      const bool dense = c.src_step == c.element;
       done += stop - j;
       for (; j < stop; ++j) {
         const int64_t token = indices.at(tensor, b, o, j);
-        if (stream && j + kPrefetchRows < stop) {
+        if (dense && j + kPrefetchRows < stop) {
           const int64_t next = indices.at(tensor, b, o, j + kPrefetchRows);
           if (next >= 0 && next < tokens) prefetch_row(src + next * c.src_token, row);
+          prefetch_row(dst + (j + kPrefetchRows) * c.dst_token, row);
         }
         if (token < 0 || token >= tokens) {
           memset(dst + j * c.dst_token, 0, row);
           bad.store(true, std::memory_order_relaxed);
-        } else if (stream) {
-          stream_row(dst + j * c.dst_token, src + token * c.src_token, row);
         } else if (dense) {
           memcpy(dst + j * c.dst_token, src + token * c.src_token, row);
         } else {
@@ -109,7 +83,6 @@ bool gather_rows(const Parallel& parallel, const std::vector<RowCopy>& copies, c
         }
       }
     }
-    if (large) finish_streams();
   });
   return bad.load();
 }
@@ -129,6 +102,10 @@ bool gather_rows_inplace(const Parallel& parallel, const std::vector<RowCopy>& c
       const bool dense = c.src_step == c.element;
       for (int64_t j = 0; j < kept; ++j) {
         const int64_t token = indices.at(tensor, b, o, j);
+        if (dense && j + kPrefetchRows < kept) {
+          const int64_t next = indices.at(tensor, b, o, j + kPrefetchRows);
+          if (next >= 0 && next < tokens) prefetch_row(rows + next * c.dst_token, c.width * c.element);
+        }
         char* to = rows + j * c.dst_token;
         if (token < j || token >= tokens) {
           for (int64_t i = 0; i < c.width; ++i) memset(to + i * c.src_step, 0, c.element);

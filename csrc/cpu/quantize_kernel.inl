@@ -20,16 +20,21 @@ inline void largest_finite(const float* x, int64_t count, float* largest) {
 }
 
 inline Range row_range(const float* x, int64_t count, float most) {
-  float low[kPad], high[kPad], poison[kPad] = {};
-  std::fill_n(low, kPad, INFINITY);
-  std::fill_n(high, kPad, -INFINITY);
-  int64_t i = 0;
-  for (; i + kPad <= count; i += kPad) widen_range(x + i, kPad, low, high, poison);
-  widen_range(x + i, count - i, low, high, poison);
-  for (int64_t k = 1; k < kPad; ++k) {
-    low[0] = std::min(low[0], low[k]);
-    high[0] = std::max(high[0], high[k]);
-    poison[0] += poison[k];
+  using Lanes = float __attribute__((vector_size(kPad * sizeof(float))));
+  Lanes low = Lanes{} + INFINITY, high = -low, poison = {};
+  for (int64_t i = 0; i < count; i += kPad) {
+    Lanes value = Lanes{} + x[count - 1];  // behind the end stands a member
+    memcpy(&value, x + i, std::min(kPad, count - i) * sizeof(float));
+    low = value < low ? value : low;
+    high = value > high ? value : high;
+    poison += value * 0.0f;
+  }
+  for (int64_t half = kPad / 2; half > 0; half /= 2) {
+    for (int64_t k = 0; k < half; ++k) {
+      low[k] = std::min(low[k], low[k + half]);
+      high[k] = std::max(high[k], high[k + half]);
+      poison[k] += poison[k + half];
+    }
   }
   return finish_range(low[0], high[0], poison[0], most);
 }

@@ -194,6 +194,59 @@ void test_gather_inplace() {
   expect(equal && status.read()[0] == kBadIndex, "gather_inplace");
 }
 
+// Two rows that are in order, and rows whose page, length, indices or new page are not: those stay as they are.
+void test_paged(bool in_place) {
+  constexpr int kRows = 7, kWidth = 3, kSize = 4, kBlocks = 24, kKept = 5, kToken = 2 * 24, kFreshWidth = 2;
+  const std::vector<unsigned char> before = [] {
+    std::vector<unsigned char> bytes(kBlocks * kSize * kToken);
+    for (unsigned char& b : bytes) b = static_cast<unsigned char>(generator());
+    return bytes;
+  }();
+  const std::vector<int> table = {4, 9, 1, 7, 2, 11, 3, INT32_MAX, 0, 5, -1, 6, 8, 10, 12, 13, 14, 15, 16, 16, 17};
+  const std::vector<int> lengths = {12, 9, 12, 12, 13, 12, 12};
+  const std::vector<int> fresh = {18, 19, 20, 21, 22, 23, 22, 23, 22, 23, 22, 23, 4, INT32_MIN};
+  const std::vector<int> kept = {0, 2, 5, 10, 11, 1, 3, 4, 8, -1, 0,  1,         2, 3, 4, 1, 2, 3,
+                                 4, 5, 0, 1,  2,  3, 4, 2, 1, 3,  12, INT32_MAX, 0, 3, 5, 6, 7};
+  std::vector<unsigned char> want = before;
+  for (int row = 0; row < 2; ++row) {
+    for (int j = 0; j < kKept && kept[row * kKept + j] >= 0; ++j) {
+      const int from = kept[row * kKept + j];
+      const int to = in_place ? table[row * kWidth + j / kSize] : fresh[row * kFreshWidth + j / kSize];
+      const int at = table[row * kWidth + from / kSize] * kSize + from % kSize;
+      std::copy_n(&before[at * kToken], kToken, &want[(to * kSize + j % kSize) * kToken]);
+    }
+  }
+  const DeviceArray<unsigned char> first(before), second(before);
+  const DeviceArray<int> pages(table), new_pages(fresh), held(lengths), indices(kept), status(1, 0);
+  const DeviceArray<int> out_lengths(kRows, -7), freed(kRows * kWidth, -7);
+  const DeviceArray<int64_t> slots(kRows * kKept, -7), plans(2 * kRows, 0);
+  const DeviceArray<int> claims(page_claims(kBlocks, in_place), 0);
+  PagedCompaction p{};
+  p.batch = kRows;
+  p.blocks = kBlocks;
+  p.block_size = kSize;
+  p.kept = kKept;
+  p.table = {pages.data(), kWidth, kWidth, 1};
+  if (!in_place) p.target = {new_pages.data(), kFreshWidth, kFreshWidth, 1};
+  p.lengths = {held.data(), 1};
+  p.indices = {indices.data(), false, kKept, 1};
+  p.out_lengths = out_lengths.data();
+  p.slots = {slots.data(), true, kKept, 1};
+  p.freed = freed.data();
+  p.freed_batch_stride = kWidth;
+  p.status = status.data();
+  p.claims = claims.data();
+  p.row_plans = plans.data();
+  // One pool of bytes with two heads, and the same bytes as pairs in one head.
+  compact_pages(p, {{first.data(), 1, 2, 24, kSize * kToken, kToken, 24, 1}, {second.data(), 2, 1, 24, 96, 24, 24, 1}},
+                nullptr);
+  expect(first.read() == want && second.read() == want, in_place ? "compact in place" : "compact to new pages");
+  const std::vector<int> old = in_place ? lengths : std::vector<int>(kRows, 0);
+  expect(out_lengths.read() == std::vector<int>{kKept, kKept - 1, old[2], old[3], old[4], old[5], old[6]},
+         "new lengths");
+  expect(status.read()[0] == (kBadIndex | kBadSeqlens | kBadPage | kSharedPage), "status of bad pages");
+}
+
 void test_scores(Dtype dtype, int64_t rows, int64_t width, int64_t count) {
   const Matrix tokens(rows, width, dtype), prototypes(count, width, dtype);
   const DeviceArray<float> scores(rows, -9);
@@ -298,6 +351,10 @@ void run(const std::vector<std::string>& sections) {
   }
   if (wanted("gather")) test_gather();
   if (wanted("gather-inplace")) test_gather_inplace();
+  if (wanted("paged")) {
+    test_paged(true);
+    test_paged(false);
+  }
   for (const Dtype dtype : {Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16}) {
     if (wanted("scores")) {
       test_scores(dtype, 33, 130, 70);

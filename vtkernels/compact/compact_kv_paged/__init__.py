@@ -46,10 +46,11 @@ def compact_kv_paged(kv: Sequence[Tensor], block_table: Tensor, seq_lens: Tensor
     as it was, byte for byte. Left as it was (its length is returned unchanged, or 0 with `dst_block_table`, its slots
     and freed blocks are -1) is a sequence with a length outside its table, indices that do not ascend or are outside
     the sequence, a page outside the pool, or a page that is not its own. A page must be named once in all live pages
-    of the call (those that the lengths need; all of a table whose length is bad); exempt are the leading pages of a compaction in place whose tokens all stay where they are, and what
-    `allow_shared` exempts. New pages must not be live pages of any sequence, nor named twice.
-    `torch.ops.vtkernels.compact_kv_paged.out` says which of this happened in a `status` word. Pages of requests
-    outside the call are not known to it: a table that names one is taken at its word.
+    of the call (those that the lengths need; all of a table whose length is bad). Exempt are the leading pages of a
+    compaction in place whose tokens all stay where they are, and what `allow_shared` exempts. New pages must not be
+    live pages of any sequence, nor named twice. `torch.ops.vtkernels.compact_kv_paged.out` says which of this happened
+    in a `status` word. Pages of requests outside the call are not known to it: a table that names one is taken at its
+    word.
 
     Raises:
         TypeError: a dtype or layout that is not allowed.

@@ -32,7 +32,7 @@ def _finish(low, high, levels: tl.constexpr):
 def _level(x, low, inverse, levels: tl.constexpr):
     level = (x - low) * inverse
     level = tl.where(level > 0, level, 0.0)  # NaN is 0, too
-    return (tl.where(level < levels, level, levels * 1.0) + 0.4).to(tl.int32)
+    return (tl.where(level < levels, level, levels * 1.0) + 0.5).to(tl.int32)
 
 
 @triton.jit(do_not_specialize=["key_batch", "key_head", "key_row", "key_dim", "value_batch", "value_head", "value_row",

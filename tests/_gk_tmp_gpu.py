@@ -1,0 +1,316 @@
+"""Every op on a GPU: hostile samples, CUDA graphs, overlapping streams, offsets beyond 2**31. Needs a CUDA device."""
+
+import os
+import re
+from typing import Any
+
+import pytest
+import torch
+from helpers import assert_same_bytes, flat, gather_status, poison
+from torch import Tensor
+
+import vtkernels
+from benchmarks.sanitize_target import moved
+from vtkernels import _library, testing
+from vtkernels.testing import Sample, clustered, rand
+
+DEVICE = "cpu"
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch wants it for its deterministic mode
+
+
+
+OPS = tuple(op for op in testing.SAMPLES if _library.OUT_ARGS[op])  # the others have tests of their own
+SAMPLES = [pytest.param(op, s, id=f"{op}-{s.name}") for op in OPS for s in testing.SAMPLES[op]()]
+REPLAYS = 120
+
+
+@pytest.fixture(params=["triton", "cuda", "reference"])
+def backend(request: pytest.FixtureRequest) -> str:
+    if request.param == "cuda" and torch.version.hip:
+        pytest.skip("a ROCm build of torch has no cuda backend")
+    op = getattr(request.node, "callspec", None) and request.node.callspec.params.get("op")
+    if request.param == "cuda" and op and op not in _library.CUDA_OPS:
+        pytest.skip(f"{op} has no CUDA C++ kernel")
+    sample = getattr(request.node, "callspec", None) and request.node.callspec.params.get("sample")
+    if request.param == "cuda" and op == "prototype_scores" and sample and re.search("l2|grouped", sample.name):
+        pytest.skip("the CUDA C++ kernel has neither l2 nor groups")
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def poisoned_allocations():
+    """What `empty` returns is filled with NaN. Only warnings, because the reference uses ops without such a mode."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def on_host(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else type(value)(on_host(v) for v in value)
+
+
+def run(op: str, backend: str, sample: Sample, **extra: Any) -> Any:
+    return testing.run(op, backend, *moved(sample.args, DEVICE), **moved(sample.kwargs, DEVICE), **extra)
+
+
+def assert_right(op: str, outputs: Any, sample: Sample) -> None:
+    """Host outputs against the oracles: scores by float64, the rest exactly."""
+    testing.CHECKS[op](outputs, *sample.args, **sample.kwargs)
+
+
+@pytest.mark.parametrize(("op", "sample"), SAMPLES)
+def test_samples(backend, op, sample):
+    outputs = on_host(run(op, backend, sample))
+    specs = list(flat_specs(_library.CONTRACTS[op](*sample.args, **sample.kwargs)))
+    assert [(tuple(t.shape), t.dtype) for t in flat(outputs)] == [(tuple(s.shape), s.dtype) for s in specs]
+    assert_right(op, outputs, sample)
+
+
+@pytest.mark.parametrize("sample", list(testing.SAMPLES["gather_kv_inplace"]()), ids=lambda s: s.name)
+def test_gather_kv_inplace(backend, sample):
+    kv, indices = sample.args
+    status = torch.zeros(1, dtype=torch.int32, device=DEVICE)
+    changed = [_strided(t) for t in kv]
+    testing.run("gather_kv_inplace.out", backend, changed, indices.to(DEVICE), **sample.kwargs, status=status)
+    testing.assert_gather_kv_inplace([_strided(t, "cpu") for t in changed], kv, indices, **sample.kwargs)
+    assert status.item() == gather_status("gather_kv_inplace", sample)
+
+
+def _strided(t: Tensor, device: str = DEVICE) -> Tensor:
+    """The tensor on another device with its strides, and with what lies between its elements."""
+    whole = torch.empty(0, dtype=torch.uint8, device=t.device).set_(t.untyped_storage()).to(device)
+    return t.new_empty(0, device=device).set_(whole.untyped_storage(), t.storage_offset(), t.shape, t.stride())
+
+
+def flat_specs(spec: Any) -> Any:
+    return [spec] if isinstance(spec, _library.Spec) else [s for part in spec for s in flat_specs(part)]
+
+
+@pytest.mark.parametrize("op", ["compact_kv_paged", "prune_topk_paged"])
+def test_pools_of_pages(backend, op):
+    """The bytes of whole pools, where the other tests see only what the ops return."""
+    for sample in testing.SAMPLES[op]():
+        args, kwargs = moved(sample.args, DEVICE), moved(sample.kwargs, DEVICE)
+        before = [testing.bytes_of(t) for t in next(a for a in sample.args if isinstance(a, list))]
+        outputs = on_host(testing.run(op, backend, *args, **kwargs))
+        after = [on_host(a) if isinstance(a, list) else b for a, b in zip(args, sample.args, strict=True)]
+        testing.CHECKS[op](outputs, *after, before=before, **sample.kwargs)
+
+
+def test_watermark(backend):
+    for seed in range(300):
+        call = testing.watermark_call(seed)
+        before = [testing.bytes_of(t).copy() for t in call.args[0]]
+        args = moved(call.args, DEVICE)
+        outputs = on_host(testing.run("compact_kv_paged", backend, *args, **moved(call.kwargs, DEVICE)))
+        for host, pool in zip(call.args[0], args[0], strict=True):
+            host.copy_(pool)
+        testing.assert_watermark(call, before, outputs)
+
+
+def run_out(op: str, backend: str, sample: Sample, index_dtype: torch.dtype, **extra: Any) -> tuple:
+    names = _library.OUT_ARGS[op]
+    specs = _library.CONTRACTS[op](*sample.args, **sample.kwargs)
+    outs = moved(poison(specs if len(names) > 1 else (specs,), index_dtype if "gather" not in op else None), DEVICE)
+    run(f"{op}.out", backend, sample, **extra, **dict(zip(names, outs, strict=True)))
+    return outs
+
+
+@pytest.mark.parametrize(("op", "sample"), SAMPLES)
+def test_out_variant(backend, op, sample):
+    """Poisoned buffers, int32 and int64 indices, one workspace used twice, the status word of the reference."""
+    extra: dict[str, Any] = {}
+    want_status = torch.zeros(1, dtype=torch.int32)
+    if op in _library.STATUS:
+        extra["status"] = torch.zeros(1, dtype=torch.int32, device=DEVICE)
+        testing.run(f"{op}.out", "reference", *sample.args, **sample.kwargs, status=want_status,
+                    **dict(zip(_library.OUT_ARGS[op], host_buffers(op, sample), strict=True)))
+    if op in _library.WORKSPACE:
+        words = _library.WORKSPACE[op](*sample.args, **sample.kwargs)
+        extra["workspace"] = torch.zeros(words, dtype=torch.int32, device=DEVICE)
+    functional = run(op, backend, sample)
+    for index_dtype in (torch.int64, torch.int32):
+        outs = run_out(op, backend, sample, index_dtype, **extra)
+        for got, want in zip(flat(outs), flat(functional), strict=True):
+            assert_same_bytes(got, want if got.dtype == want.dtype else want.to(got.dtype))
+    if "status" in extra:
+        assert extra["status"].item() == want_status.item()
+
+
+def host_buffers(op: str, sample: Sample) -> Any:
+    buffers = _library.allocate(_library.CONTRACTS[op](*sample.args, **sample.kwargs))
+    return buffers if len(_library.OUT_ARGS[op]) > 1 else (buffers,)
+
+
+def fresh(op: str, seed: int) -> Sample:
+    """Inputs of one shape per op, other values for each seed; metadata on the device is at times out of range."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def ints(low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high, shape, generator=generator)
+
+    dtype = torch.bfloat16
+    hidden, protos = clustered(260, 64, dtype=dtype, seed=seed), clustered(9, 64, dtype=dtype, seed=seed + 1)
+    if op == "prototype_scores":
+        return Sample(op, (hidden.view(2, 130, 64), protos), {})
+    if op == "select_topk":
+        return Sample(op, ((rand(3, 700, seed=seed) * 4).round(), 200), {"largest": False})
+    if op == "gather_tokens":
+        ids = ints(0, 2**40, 3, 2, 130)
+        return Sample(op, ([hidden.view(2, 130, 64), ids], ints(-2, 133, 2, 40)), {"token_dims": [1, 2]})
+    kv = [rand(2, 4, 130, 16, dtype=dtype, seed=seed + s) for s in range(6)]
+    if op == "gather_kv":
+        return Sample(op, (kv, ints(-2, 133, 2, 40).int()), {})
+    if op == "prune_topk":
+        return Sample(op, (hidden.view(2, 130, 64), protos, 25, kv),
+                      {"span_starts": ints(-5, 36, 2).int(), "span_len": 100})
+    if op != "prune_topk_varlen":
+        return shaken(op, seed)
+    cu = torch.cat([torch.zeros(1, dtype=torch.int64), ints(0, 270, 3).sort().values]).int()
+    packed = [t.flatten(0, 1)[:4].repeat(1, 2, 1) for t in kv]
+    return Sample(op, (hidden, protos, cu, ints(-3, 60, 3).int(), 120, packed), {})
+
+
+def shaken(op: str, seed: int) -> Sample:
+    """The largest sample of an op with its floating-point tensors scaled, element by element, by random numbers."""
+    sample = max(testing.SAMPLES[op](), key=lambda s: sum(t.numel() for t in tensors((s.args, s.kwargs))))
+
+    def shake(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            factor = 1 + 0.5 * rand(*value.shape, seed=seed)
+            return (value * factor).to(value.dtype) if value.is_floating_point() else value
+        return type(value)(map(shake, value)) if isinstance(value, (list, tuple)) else value
+
+    return Sample(op, shake(sample.args), {name: shake(v) for name, v in sample.kwargs.items()})
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_graph_replay_follows_its_inputs(backend, op):
+    if backend == "reference" and op == "prune_topk_varlen":
+        pytest.skip("the reference reads the metadata on the host, which a graph cannot capture")
+    first = fresh(op, 0)
+    args, kwargs = moved(first.args, DEVICE), moved(first.kwargs, DEVICE)
+    held = list(tensors((args, kwargs)))
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            testing.run(op, backend, *args, **kwargs)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = testing.run(op, backend, *args, **kwargs)
+    for seed in range(REPLAYS):
+        sample = fresh(op, seed)
+        for t, new in zip(held, tensors((sample.args, sample.kwargs)), strict=True):
+            t.copy_(new)
+        graph.replay()
+        got = on_host(outputs)
+        assert_same_bytes(got, on_host(run(op, backend, sample)))
+        if seed % 40 == 0:
+            assert_right(op, got, sample)
+
+
+def tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [t for part in parts for t in tensors(part)]
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_two_streams_do_not_disturb_each_other(backend, op):
+    samples = [fresh(op, seed) for seed in (1, 2)]
+    inputs = [(moved(s.args, DEVICE), moved(s.kwargs, DEVICE)) for s in samples]
+    want = [on_host(testing.run(op, backend, *args, **kwargs)) for args, kwargs in inputs]
+    streams = [torch.cuda.Stream() for _ in inputs]
+    torch.cuda.synchronize()
+    results: list[list[Any]] = [[], []]
+    for _ in range(60):
+        for i, (args, kwargs) in enumerate(inputs):
+            with torch.cuda.stream(streams[i]):
+                results[i].append(testing.run(op, backend, *args, **kwargs))
+    torch.cuda.synchronize()
+    for i, outputs in enumerate(results):
+        for out in outputs:
+            assert_same_bytes(on_host(out), want[i])
+
+
+@pytest.mark.parametrize("op", ["prototype_scores", "prune_topk"])
+def test_a_row_does_not_depend_on_its_neighbours(backend, op):
+    if backend == "reference":
+        pytest.skip("the reference multiplies through torch, whose blocking is not ours")
+    hidden, protos = clustered(900, 96).view(3, 300, 96), clustered(20, 96, seed=5)
+    other = hidden.clone()
+    other[0], other[2] = rand(300, 96, seed=8), 0
+    extra = (60,) if op == "prune_topk" else ()
+    results = [on_host(run(op, backend, Sample(op, (h, protos, *extra), {}))) for h in (hidden, other, hidden)]
+    for a, b, again in zip(*map(list, map(flat, results)), strict=True):
+        assert_same_bytes(a[1], b[1])
+        assert_same_bytes(a, again)
+
+
+def test_ties_prefer_the_lowest_prototype(backend):
+    protos = rand(3, 24).repeat(30, 1)
+    _, argmax = on_host(run("prototype_scores", backend, Sample("ties", (rand(1, 70, 24, seed=5), protos), {})))
+    assert int(argmax.max()) < 3
+
+
+def need_memory(gigabytes: int) -> None:
+    free = torch.cuda.mem_get_info()[0] / 2**30
+    if free < gigabytes:
+        pytest.skip(f"{free:.0f} GiB of device memory are free, the test needs {gigabytes}")
+
+
+def test_gathers_beyond_2_31_elements(backend):
+    need_memory(24)
+    n, width = 2**21 + 77, 1024  # 2**31 elements and more
+    rows = torch.tensor([[0, 5, n // 2, n - 78, n - 77, n - 2, n - 1]])
+    cache = torch.randint(0, 256, (1, 1, n, width), dtype=torch.uint8, device=DEVICE)
+    for index_dtype in (torch.int32, torch.int64):
+        indices = rows.to(DEVICE, index_dtype)
+        (out,) = testing.run("gather_kv", backend, [cache], indices)
+        assert torch.equal(out[0, 0], torch.cat([cache[0, 0, i:i + 1] for i in rows[0].tolist()]))
+        (out,) = testing.run("gather_tokens", backend, [cache[0]], indices)
+        assert torch.equal(out[0], torch.cat([cache[0, 0, i:i + 1] for i in rows[0].tolist()]))
+
+
+@pytest.mark.parametrize("op", ["prune_topk", "prune_topk_varlen"])
+def test_prune_beyond_2_31_elements(backend, op):
+    if backend == "reference":
+        pytest.skip("the reference copies the tokens to float32 several times over")
+    need_memory(24)
+    n, width, k = 2**19 + 77, 4096, 1000
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    hidden = torch.randn(n, width, generator=generator, dtype=torch.bfloat16, device=DEVICE)
+    protos = torch.randn(5, width, generator=generator, dtype=torch.bfloat16, device=DEVICE)
+    hidden[-40:] -= protos[0]  # the far end is sure to hold some of the least similar tokens
+    if op == "prune_topk":
+        out, _, indices, scores = testing.run(op, backend, hidden[None], protos, k)
+        out, indices, scores = out[0], indices[0], scores[0]
+    else:
+        ints = [torch.tensor(v, dtype=torch.int32, device=DEVICE) for v in ([0, n], [k])]
+        out, _, indices, scores, _ = testing.run(op, backend, hidden, protos, *ints, k)
+    assert indices.tolist() == testing.oracle_topk(scores[None], k, False)[0]
+    assert int(indices[-1]) >= n - 40
+    assert torch.equal(out.view(torch.int16), hidden.index_select(0, indices).view(torch.int16))
+    for part in (slice(0, 300), slice(2**19 - 150, 2**19 + 77)):
+        testing.assert_scores(scores[part], hidden[part], protos)
+
+
+def test_dispatch_takes_the_first_backend_of_the_order():
+    sample = fresh("prune_topk", 3)
+    args, kwargs = moved(sample.args, DEVICE), moved(sample.kwargs, DEVICE)
+    chosen = vtkernels.explain("prune_topk", *args, **kwargs).backend
+    assert chosen != "reference"
+    outputs = torch.ops.vtkernels.prune_topk.default(*args, **kwargs)
+    assert_same_bytes(on_host(outputs), on_host(testing.run("prune_topk", chosen, *args, **kwargs)))
+    assert_right("prune_topk", on_host(outputs), sample)
+
+
+def test_compiles_as_one_graph():
+    sample = fresh("prune_topk", 4)
+    args, kwargs = moved(sample.args, DEVICE), moved(sample.kwargs, DEVICE)
+    compiled = torch.compile(lambda hidden, protos, k, kv: vtkernels.prune_topk(hidden * 1, protos, k, kv, **kwargs),
+                             fullgraph=True)
+    assert_right("prune_topk", on_host(compiled(*args)), sample)
