@@ -386,7 +386,7 @@ def test_address_sanitizer_reports_a_wild_page(tmp_path, address_objects):
 
 
 def test_thread_sanitizer_reports_a_missing_barrier_of_pages(tmp_path, thread_objects):
-    csrc = planted(tmp_path, "paged.cuh", "if (in_place) __syncthreads();", "")
+    csrc = planted(tmp_path, "paged.cuh", "if (in_place) __syncthreads();", "(void)in_place;")
     done = smoke(build.smoke_program(thread_objects, tmp_path, THREAD, (csrc, "paged.cu")), "paged")
     assert done.returncode != 0
     assert "data race" in done.stderr

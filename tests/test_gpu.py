@@ -78,7 +78,7 @@ def test_gather_kv_inplace(backend, sample):
 
 def _strided(t: Tensor, device: str = DEVICE) -> Tensor:
     """The tensor on another device with its strides, and with what lies between its elements."""
-    whole = torch.empty(0, dtype=torch.uint8, device=t.device).set_(t.untyped_storage()).to(device)
+    whole = torch.empty(0, dtype=torch.uint8, device=t.device).set_(t.untyped_storage()).to(device, copy=True)
     return t.new_empty(0, device=device).set_(whole.untyped_storage(), t.storage_offset(), t.shape, t.stride())
 
 
@@ -186,7 +186,7 @@ def shaken(op: str, seed: int) -> Sample:
 
 @pytest.mark.parametrize("op", OPS)
 def test_graph_replay_follows_its_inputs(backend, op):
-    if backend == "reference" and op == "prune_topk_varlen":
+    if backend == "reference" and op in ("prune_topk_varlen", "prune_topk_paged", "compact_kv_paged"):
         pytest.skip("the reference reads the metadata on the host, which a graph cannot capture")
     first = fresh(op, 0)
     args, kwargs = moved(first.args, DEVICE), moved(first.kwargs, DEVICE)

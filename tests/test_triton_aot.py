@@ -131,7 +131,9 @@ def build(case: Case, arch: str) -> list[dict]:
         kernel = aot.compiled(launch, arch)
         narrow = [line.strip() for line in kernel.asm["ttir"].splitlines()
                   if "arith.muli" in line and not re.search(r": (tensor<[0-9x]*)?i64", line)]
-        report.append({"kernel": launch.kernel.__name__, "narrow": narrow, **aot.resources(kernel, arch)})
+        # The AMD backend of Triton 3.9 can fold a product away with what follows it, without a word.
+        lost = arch.startswith("gfx") and "tt.dot" in kernel.asm["ttir"] and "v_mfma" not in kernel.asm["amdgcn"]
+        report.append({"lost": lost, "kernel": launch.kernel.__name__, "narrow": narrow, **aot.resources(kernel, arch)})
     return report
 
 
@@ -181,4 +183,5 @@ def test_compiles_within_the_limits(builds: dict, case: Case, arch: str) -> None
         assert kernel["STACK"] == 0, f"{kernel['kernel']} spills {kernel['STACK']} bytes: {kernel}"
         assert kernel["REG"] <= aot.REGISTER_LIMIT[arch], kernel
         assert kernel["SHARED"] <= aot.SHARED_LIMIT[arch] * 1024, kernel
+        assert not kernel["lost"], f"{kernel['kernel']} has lost its matrix products"
         assert kernel["narrow"] == [], f"{kernel['kernel']} multiplies in less than 64 bits"

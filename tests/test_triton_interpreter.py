@@ -115,7 +115,7 @@ else:
 
     @samples("select_topk")
     def test_select_topk(launches, sample):
-        scores, k = sample.args
+        _scores, k = sample.args
         (out,) = run_counted(launches, "select_topk", sample, index_dtype=torch.int32 if k % 2 else torch.int64)
         assert out.tolist() == testing.oracle_topk(*sample.args, **sample.kwargs)
 

@@ -22,12 +22,21 @@ inline void largest_finite(const float* x, int64_t count, float* largest) {
 inline Range row_range(const float* x, int64_t count, float most) {
   using Lanes = float __attribute__((vector_size(kPad * sizeof(float))));
   Lanes low = Lanes{} + INFINITY, high = -low, poison = {};
-  for (int64_t i = 0; i < count; i += kPad) {
-    Lanes value = Lanes{} + x[count - 1];  // behind the end stands a member
-    memcpy(&value, x + i, std::min(kPad, count - i) * sizeof(float));
+  const auto see = [&](Lanes value) __attribute__((always_inline)) {
     low = value < low ? value : low;
     high = value > high ? value : high;
     poison += value * 0.0f;
+  };
+  int64_t i = 0;
+  for (; i + kPad <= count; i += kPad) {
+    Lanes value;
+    memcpy(&value, x + i, sizeof value);
+    see(value);
+  }
+  if (i < count) {
+    Lanes value = Lanes{} + x[i];  // behind the end stands a member
+    memcpy(&value, x + i, (count - i) * sizeof(float));
+    see(value);
   }
   for (int64_t half = kPad / 2; half > 0; half /= 2) {
     for (int64_t k = 0; k < half; ++k) {

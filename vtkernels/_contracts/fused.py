@@ -62,8 +62,8 @@ def prune_topk_varlen(hidden: Tensor, prototypes: Tensor, cu_seqlens: Tensor, k:
     _varlen(op, hidden, prototypes, cu_seqlens, k, total_out, span_starts, span_lens, prototype_rnorm)
     caches = check.kv_caches(op, kv, kv_layout, 1, hidden.shape[0], hidden, packed=True)
     token_dim = check.kv_token_dim(op, kv_layout, packed=True)
-    rows, *others = _varlen_specs(hidden, k, total_out)
-    return (rows, [with_tokens(t, token_dim, total_out) for t in caches], *others)
+    rows, indices, scores, lengths = _varlen_specs(hidden, k, total_out)
+    return rows, [with_tokens(t, token_dim, total_out) for t in caches], indices, scores, lengths
 
 
 def prune_topk_paged(hidden: Tensor, prototypes: Tensor, cu_seqlens: Tensor, k: Tensor, total_out: int,

@@ -1,5 +1,6 @@
 """A block of queries per program walks over the keys; products by `tl.dot`, the best integer key in registers."""
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -60,9 +61,9 @@ def argmax_attention_out(query: Tensor, key: Tensor, *, allowed: Tensor | None =
         return
     config = lookup.config("argmax_attention", _triton.device_name(query.device), query.dtype, n=key.shape[2], d=d)
     blocks = triton.cdiv(rows, config["block_p"])
-    strides = (0, 0, 0) if allowed is None else allowed.stride()
+    mask = (None, 0, 0, 0) if allowed is None else (allowed.view(torch.uint8), *allowed.stride())
     _triton.launch(argmax_kernel, batch * heads * blocks, query.device, query, *query.stride(), key, *key.stride(),
-                   allowed, *strides, out, *out.stride()[:3], out_indices, *out_indices.stride()[:2], heads, rows,
-                   key.shape[2], d, blocks, UPCAST=_triton.interpreted(), BLOCK_Q=config["block_p"],
-                   BLOCK_N=config["block_n"], WIDTH=max(16, _triton.pow2_at_least(d)), num_warps=config["num_warps"],
+                   *mask, out, *out.stride()[:3], out_indices, *out_indices.stride()[:2], heads, rows, key.shape[2], d,
+                   blocks, UPCAST=_triton.interpreted(), BLOCK_Q=config["block_p"], BLOCK_N=config["block_n"],
+                   WIDTH=max(16, _triton.pow2_at_least(d)), num_warps=config["num_warps"],
                    num_stages=config["num_stages"])
