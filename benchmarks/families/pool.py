@@ -209,7 +209,7 @@ def _peer_quantize(case: Case, call: Call, theirs: tuple[list[Tensor], ...], our
 
 
 def _check_dequantize(case: Case, call: Call, outputs: tuple[Tensor, Tensor]) -> None:
-    gold = dequantize_usual(*call.peer_args[:-1], dtype=torch.float32)
+    gold = dequantize_usual(*(*call.peer_args[:-1], torch.float32))
     for got, want in zip(outputs, gold, strict=True):
         assert got.dtype == case.dtype
         assert got.shape == want.shape, f"shape {tuple(got.shape)}"

@@ -22,7 +22,7 @@ inline void largest_finite(const float* x, int64_t count, float* largest) {
 inline Range row_range(const float* x, int64_t count, float most) {
   using Lanes = float __attribute__((vector_size(kPad * sizeof(float))));
   Lanes low = Lanes{} + INFINITY, high = -low, poison = {};
-  const auto see = [&](Lanes value) __attribute__((always_inline)) {
+  const auto see = [&](const Lanes& value) __attribute__((always_inline)) {
     low = value < low ? value : low;
     high = value > high ? value : high;
     poison += value * 0.0f;
