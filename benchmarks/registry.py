@@ -94,7 +94,7 @@ def _stage_cases() -> Iterable[Case]:
     yield Case("gather_kv", "1-layer-2880-H32", BF16, both, N=2880, H=32, d=128, layers=1)
     yield Case("gather_kv", "4-layers-4x576-H8", F32, ("cpu",), B=4, N=576, H=8, d=128, layers=4)
     yield Case("gather_kv", "tiny", F32, ("quick",), B=2, N=40, H=2, d=8, layers=3)
-    for b, n, keep in ((1, 576, 0.2), (1, 2880, 0.2), (64, 196, 0.25), (1, 100352, 0.25)):
+    for b, n, keep in ((1, 576, 0.2), (1, 2880, 0.2), (64, 196, 0.25), (1, 12544, 0.25), (1, 100352, 0.25)):
         yield Case("select_topk", f"{b}x{n}", F32, both, B=b, N=n, keep=keep)
     yield Case("select_topk", "tiny", F32, ("quick",), B=2, N=40)
     for b, n, d in ((1, 2880, 4096), (16, 196, 3584)):

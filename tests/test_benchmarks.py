@@ -161,8 +161,19 @@ FAULTS |= {op: [lambda *outputs: shifted(*outputs)[0] if len(outputs) == 1 else 
            for op in families.OPS}
 
 
+def test_a_wrong_cache_is_refused_and_restored():
+    c = tiny("gather_kv_inplace")
+    call = data.make(c)
+    before = [t.clone() for t in call.args[0]]
+    testing.run(c.op, "reference", *call.args)
+    call.args[0][1][0, 1, 2, 3] += 1
+    with pytest.raises(verify.Mismatch, match="cache 1 does not hold"):
+        verify.check(c, call, None)
+    assert all(torch.equal(t, b) for t, b in zip(call.args[0], before, strict=True))
+
+
 def faulty(op, fault, outputs):
-    return fault(outputs) if isinstance(outputs, torch.Tensor) else fault(*outputs)
+    return fault(outputs) if isinstance(outputs, torch.Tensor) else fault(*(outputs or ()))
 
 
 @pytest.mark.parametrize(("op", "fault"), [(op, f) for op in OPS for f in FAULTS[op]])

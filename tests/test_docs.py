@@ -67,6 +67,21 @@ def test_the_readme_names_every_op(op):
     assert any(f"`{op}`" in line for line in table)
 
 
+def test_readme_figures_of_the_stages_are_those_of_the_result_files():
+    text = (ROOT / "README.md").read_text()
+    quoted = re.findall(r"^\| `(\w+)` \| (\S+) \| ([\d.]+) \| ([\d.]+) \((.+)\) \| ([\d.]+) \|$", text, re.M)
+    folder = ROOT / re.findall(r"\((benchmarks/results/\S+)/prune_topk.json\)", text)[0]
+    assert quoted
+
+    def ms(us):
+        return f"{us / 1e3:.3f}" if us < 1e3 else f"{us / 1e3:.2f}"
+
+    for op in dict.fromkeys(q[0] for q in quoted):
+        held = [(op, r["name"], ms(r["ours"]["median_us"]), ms(r["peers"][r["best_peer"]]["median_us"]), r["best_peer"],
+                 f"{r['ratio']:.2f}") for r in json.loads((folder / f"{op}.json").read_text())["rows"]]
+        assert [q for q in quoted if q[0] == op] == held
+
+
 def test_readme_links_and_commands_exist():
     text = (ROOT / "README.md").read_text()
     for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
