@@ -14,11 +14,11 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t b = blockIdx.x;
   const float* row = scores.data + b * scores.batch_stride;
   const unsigned wanted = ks.data == nullptr ? k : static_cast<unsigned>(clamp(ks.data[b * ks.stride], 0, k));
+  for (unsigned i = wanted + threadIdx.x; i < k; i += kThreads) store_index(out, b, i, -1);
   Select::run(
       shared_memory<typename Select::Shared>(), n, wanted,
       [&](unsigned i) { return selection_key(row[i * scores.stride], largest); },
       [&](unsigned rank, unsigned position) { store_index(out, b, rank, position); });
-  for (unsigned i = wanted + threadIdx.x; i < k; i += kThreads) store_index(out, b, i, -1);
 }
 
 }  // namespace
