@@ -1,6 +1,6 @@
 """vtkernels: fast, exact kernels for visual-token reduction in multimodal LLMs (score, select, compact)."""
 
-from . import _dispatch, attend, nn, prototypes
+from . import _dispatch, attend, methods, nn, prototypes
 from ._dispatch import explain
 from ._library import workspace_size
 from ._version import __version__
@@ -64,6 +64,7 @@ __all__ = [
     "match_bipartite",
     "merge_assignment",
     "merge_tokens",
+    "methods",
     "mrope_inv_freq",
     "nn",
     "orthonormal_basis",
