@@ -1,4 +1,4 @@
-"""The command line: `python -m vtkernels demo | bench | info | explain | build-prototypes`."""
+"""The command line: `python -m vtkernels demo | bench | methods | info | explain | build-prototypes`."""
 
 import argparse
 import importlib
@@ -56,6 +56,10 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("bench", add_help=False, help="run the microbenchmarks of a source checkout")
 
+    methods = commands.add_parser("methods", epilog=EXIT_CODES, help="the published methods, as a table")
+    methods.add_argument("--markdown", action="store_true", help="as in docs/methods.md")
+    methods.set_defaults(command=_methods)
+
     info = commands.add_parser("info", epilog=EXIT_CODES, help="versions, compilers, native libraries, environment")
     info.set_defaults(command=_print_info)
 
@@ -89,6 +93,12 @@ def _bench(arguments: argparse.Namespace) -> int:
                         "and run it there")
     sys.path.insert(0, str(checkout))
     return importlib.import_module("benchmarks.run").main(arguments.rest) or 0
+
+
+def _methods(arguments: argparse.Namespace) -> None:
+    from .methods import _table
+
+    print(_table.markdown() if arguments.markdown else _table.text(), end="" if arguments.markdown else "\n")
 
 
 def _print_info(arguments: argparse.Namespace) -> None:
