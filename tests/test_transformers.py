@@ -5,7 +5,7 @@ import torch
 
 transformers = pytest.importorskip("transformers", minversion="5.0")
 
-from tiny_models import FAMILIES, IMAGE, model, prompt  # noqa: E402
+from tiny_models import FAMILIES, IMAGE, model, prompt, video  # noqa: E402
 
 from vtkernels import methods  # noqa: E402
 from vtkernels.integrations import transformers as integration  # noqa: E402
@@ -20,8 +20,8 @@ def positions_of(family, inputs):
     text = (mask.cumsum(-1) - 1).clamp(min=0)
     if not family.startswith("qwen"):
         return text
-    names = ("image_grid_thw", "attention_mask", "mm_token_type_ids")
-    axes, _ = model(family).model.get_rope_index(inputs["input_ids"], **{n: inputs[n] for n in names})
+    names = ("image_grid_thw", "video_grid_thw", "attention_mask", "mm_token_type_ids")
+    axes, _ = model(family).model.get_rope_index(inputs["input_ids"], **{n: inputs.get(n) for n in names})
     return torch.cat([text[None], axes])
 
 
@@ -116,23 +116,32 @@ def _row(inputs, row):
     return out
 
 
+INNER = {"fastv": ({"keep": 0.25, "layer": 2}, (2,)),
+         "pyramiddrop": ({"layers": (1, 3), "keep": (0.75, 0.25)}, (1, 3))}
+
+
 @ALL
+@pytest.mark.parametrize("name", ["fastv", "pyramiddrop"])
 @torch.no_grad()
-def test_inner_pruning_is_the_run_that_is_masked_from_that_layer_on(family):
+def test_inner_pruning_is_the_run_that_is_masked_from_that_layer_on(family, name):
+    config, layers = INNER[name]
     inputs = prompt(family, images=2, batch=2, unequal=True)
-    with integration.apply(model(family), "fastv", keep=0.25, layer=2) as handle:
+    with integration.apply(model(family), name, **config) as handle:
         pruned = model(family)(**inputs).logits
-    (kept,) = handle.kept
+    assert len(handle.kept) == len(layers)
+    kept = handle.kept[-1]
     language = model(family).model.language_model
-    seen = masked(family, inputs, kept)["attention_mask"].bool()
-    width = seen.shape[1]
+    seen = [inputs["attention_mask"].bool(),
+            *(masked(family, inputs, k)["attention_mask"].bool() for k in handle.kept)]
+    width = seen[0].shape[1]
     causal = torch.ones(width, width, dtype=torch.bool).tril()
 
-    def hide(_module, args, kwargs):
-        allowed = causal & seen[:, None, None, :] | torch.eye(width, dtype=torch.bool)
+    def hide(module, args, kwargs):
+        stage = sum(layer <= module.self_attn.layer_idx for layer in layers)
+        allowed = causal & seen[stage][:, None, None, :] | torch.eye(width, dtype=torch.bool)
         return args, {**kwargs, "attention_mask": allowed}
 
-    hooks = [layer.register_forward_pre_hook(hide, with_kwargs=True) for layer in language.layers[2:]]
+    hooks = [layer.register_forward_pre_hook(hide, with_kwargs=True) for layer in language.layers]
     try:
         full = model(family)(**inputs, position_ids=positions_of(family, inputs)).logits
     finally:
@@ -164,6 +173,99 @@ def test_decoding_by_hand_goes_on_at_the_right_position(family):
                                 use_cache=True)
             tokens.append(int(out.logits[0, -1].argmax()))
     assert tokens == want[0].tolist()
+
+
+@torch.no_grad()
+def test_the_scores_of_pyramiddrop_are_those_of_the_layer_that_follows():
+    inputs, layer = prompt("llava"), 2
+    language = model("llava").model.language_model
+    with integration.apply(model("llava"), "pyramiddrop", layers=(layer,), keep=(6,)) as handle:
+        model("llava")(**inputs)
+    implementation = language.config._attn_implementation
+    language.set_attn_implementation("eager")
+    try:
+        attentions = model("llava")(**inputs, output_attentions=True).attentions
+    finally:
+        language.set_attn_implementation(implementation)
+    images = torch.nonzero(inputs["input_ids"][0] == IMAGE)[:, 0]
+    best = attentions[layer][0].mean(0)[-1, images].topk(6).indices
+    dropped = set(images.tolist()) - set(images[best].tolist())
+    assert set(range(inputs["input_ids"].shape[1])) - set(handle.kept[0][0].tolist()) == dropped
+
+
+TOWER = {"vtc_cls": {"keep": 5}, "fopru": {"keep": 0.5}, "visionzip": {"dominant": 5, "contextual": 2, "appended": False},
+         "tome": {"r": 4}, "redundancy_codebook": {"prototypes": torch.ones(2, 64), "threshold": 0.01},
+         "llavolta": {"layer": 2}}
+
+
+@pytest.mark.parametrize("name", TOWER)
+@torch.no_grad()
+def test_methods_that_look_at_the_tower_merge_or_keep_ragged_counts(name):
+    inputs = prompt("llava", images=2, batch=2, unequal=True)
+    with integration.apply(model("llava"), name, **TOWER[name]) as handle:
+        out = model("llava")(**inputs)
+        assert 0 < handle.kept[0].shape[1] < inputs["input_ids"].shape[1]
+        assert out.logits.shape[1] == handle.kept[0].shape[1]
+        assert bool(out.logits.isfinite().all())
+        together = generate("llava", inputs).tolist()
+        for row in range(2):
+            start = int(inputs["attention_mask"][row].argmax())
+            alone = {"input_ids": inputs["input_ids"][row:row + 1, start:],
+                     "attention_mask": inputs["attention_mask"][row:row + 1, start:],
+                     "pixel_values": inputs["pixel_values"][2 * row:2 * row + 2]}
+            assert generate("llava", alone).tolist() == [together[row]]
+
+
+@torch.no_grad()
+def test_the_tower_is_seen_as_its_own_probabilities():
+    inputs = prompt("llava", images=2)
+    tower = model("llava").model.vision_tower
+    with integration.apply(model("llava"), "vtc_cls", keep=5) as handle:
+        model("llava")(**inputs)
+    implementation = tower.config._attn_implementation
+    tower.set_attn_implementation("eager")
+    try:
+        attentions = tower(inputs["pixel_values"], output_attentions=True).attentions
+    finally:
+        tower.set_attn_implementation(implementation)
+    scores = sum(a.mean(1)[:, 0, 1:] for a in attentions[:-1])
+    columns = torch.nonzero(inputs["input_ids"][0] == IMAGE)[:, 0].view(2, 16)
+    best = torch.cat([c[s.topk(5).indices] for c, s in zip(columns, scores, strict=True)])
+    gone = set(columns.flatten().tolist()) - set(best.tolist())
+    assert set(range(inputs["input_ids"].shape[1])) - set(handle.kept[0][0].tolist()) == gone
+
+
+@pytest.mark.parametrize("family", ["llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@torch.no_grad()
+def test_video(family):
+    inputs = video(family)
+    with integration.apply(model(family), "divprune", keep=0.5) as handle:
+        pruned = model(family)(**inputs).logits
+        tokens = generate(family, inputs).tolist()
+    (kept,) = handle.kept
+    full = masked(family, inputs, kept)
+    assert kept.shape[1] < inputs["input_ids"].shape[1]
+    assert_near(rows(pruned, kept), at(model(family)(**full).logits, kept))
+    assert tokens == generate(family, full).tolist()
+    assert tokens == generate(family, integration.prune_inputs(model(family), inputs, "divprune", keep=0.5)).tolist()
+
+
+@torch.no_grad()
+def test_the_frames_of_a_video_are_known():
+    inputs = video("qwen2_5_vl")
+    with integration.apply(model("qwen2_5_vl"), "evs", pruning_rate=0.25) as handle:
+        model("qwen2_5_vl")(**inputs)
+    first = inputs["input_ids"][0].tolist().index(121)
+    assert set(range(first, first + 4)) <= set(handle.kept[0][0].tolist())  # the first frame stays whole
+    assert handle.kept[0].shape[1] == inputs["input_ids"].shape[1] - 2
+
+
+def test_kept_states_have_a_gradient():
+    inputs = prompt("llava")
+    weight = model("llava").model.multi_modal_projector.linear_2.weight
+    with integration.apply(model("llava"), "divprune", keep=0.5):
+        (gradient,) = torch.autograd.grad(model("llava")(**inputs).logits.sum(), weight)
+    assert float(gradient.abs().sum()) > 0
 
 
 @torch.no_grad()

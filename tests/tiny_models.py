@@ -93,3 +93,22 @@ def prompt(family: str, images: int = 1, batch: int = 1, seed: int = 0, unequal:
     if family.startswith("qwen"):
         out["mm_token_type_ids"] = (ids == IMAGE).long()
     return out
+
+
+def video(family: str, seed: int = 0) -> dict[str, Any]:
+    """Text, a video of two (merged) frames, text."""
+    g = torch.Generator().manual_seed(seed)
+    if family == "llava_onevision":
+        pixels, count = {"pixel_values_videos": torch.randn(1, 2, 3, 56, 56, generator=g)}, 2 * 4 + 1  # pooled; newline
+        marks = [VIDEO] * count
+    else:
+        grid = torch.tensor([[2, 4, 4]])
+        pixels = {"pixel_values_videos": torch.randn(32, 3 * 2 * 14 * 14, generator=g), "video_grid_thw": grid}
+        frame = [VISION_START, *[VIDEO] * 4, VISION_END]
+        marks = 2 * frame if family == "qwen3_vl" else [VISION_START, *[VIDEO] * 8, VISION_END]
+    before, after = (torch.randint(3, 100, (n,), generator=g).tolist() for n in (4, 6))
+    ids = torch.tensor([before + marks + after])
+    out = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **pixels}
+    if family.startswith("qwen"):
+        out["mm_token_type_ids"] = (ids == VIDEO).long() * 2
+    return out

@@ -1,6 +1,6 @@
 """What every method is: a named configuration that turns `Inputs` into a `Result`."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, fields
 from math import prod
 from typing import Any, ClassVar
@@ -41,6 +41,9 @@ class Method:
     """
 
     info: ClassVar[Info]
+    # Whose attention `inputs.decoder[-1]` is, for a method inside the language model: that of the layer before the
+    # stage, or what the next layer makes of the hidden states.
+    decoder_layer: ClassVar[str] = "before"
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -60,10 +63,7 @@ class Method:
 
     def _check(self, inputs: Inputs, stage: int) -> None:
         name = self.info.name
-        for need in self.info.needs:
-            value = getattr(inputs, need)
-            if value is None or value == ():
-                raise ValueError(f"{name}: `inputs.{need}` is missing, allowed: {_meaning(need)}")
+        require(name, inputs, *self.info.needs)
         if not 0 <= stage < max(1, len(self.stages)):
             raise ValueError(f"{name}: `stage` is {stage}, allowed: 0 to {max(0, len(self.stages) - 1)}")
         hidden = inputs.hidden
@@ -95,6 +95,14 @@ class Method:
                 if f.init and f.default is not MISSING}
 
 
+def require(name: str, inputs: Inputs, *needs: str) -> None:
+    """Raise a ValueError for the first of the fields that is missing."""
+    for need in needs:
+        value = getattr(inputs, need)
+        if value is None or value == ():
+            raise ValueError(f"{name}: `inputs.{need}` is missing, allowed: {_meaning(need)}")
+
+
 def _meaning(field: str) -> str:
     """What the docstring of Inputs says of a field."""
     lines = (Inputs.__doc__ or "").splitlines()
@@ -107,11 +115,11 @@ def _meaning(field: str) -> str:
     return " ".join(text).rstrip(".")
 
 
-def count_of(name: str, keep: float | int, n: int, available: int) -> int:
+def count_of(name: str, keep: float | int, n: int, available: int, rounding: Callable[[float], int] = round) -> int:
     """How many tokens a share of n is, rounded, or a number as it is; at most those that are there."""
     if keep < 0 or (isinstance(keep, float) and not keep <= 1):
         raise ValueError(f"{name}: `keep` is {keep}, allowed: a share from 0.0 to 1.0, or a number of tokens from 0")
-    return min(keep if isinstance(keep, int) else round(keep * n), available)
+    return min(keep if isinstance(keep, int) else rounding(keep * n), available)
 
 
 def keep(inputs: Inputs, indices: Tensor, counts: Tensor | None = None, scores: Tensor | None = None) -> Result:

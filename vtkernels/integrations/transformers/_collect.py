@@ -16,6 +16,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 PREFIX = "vtkernels_"
 Collector = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], None]
+
+
+class Collected(Exception):
+    """Raised by a collector that needs no more than the queries and keys."""
+
+
 _COLLECTORS: weakref.WeakKeyDictionary[Any, Collector] = weakref.WeakKeyDictionary()
 
 

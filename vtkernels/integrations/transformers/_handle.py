@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ... import methods
 from ._cache import compact_layers
-from ._collect import Collecting, Collector
+from ._collect import Collected, Collecting, Collector
 from ._families import backbone, family_of, grids, refuse_mixed_layers, visual_ids
 from ._prompt import Prompt, pick
 from ._select import Seen, Signals, check_signals, select
@@ -54,6 +54,7 @@ class Handle:
         self.model, self.method, self.positions = model, method, positions
         self.family, self.language = family_of(model), backbone(model).language_model
         self.compacts = method.info.family == "cache"
+        self.looks_ahead = method.decoder_layer == "next"
         self.stages = {stage.layer: i for i, stage in enumerate(method.stages)}
         self._check()
         self.kept: list[Tensor] = []
@@ -61,6 +62,7 @@ class Handle:
         self._now: Progress | None = None
         self._progress: weakref.WeakKeyDictionary[Any, Progress] = weakref.WeakKeyDictionary()
         self._seen: dict[int, Seen] = {}
+        self._looking = False
         self._tower: list[Seen] = []
         self._collecting: list[Collecting] = []
         self._hooks: list[Any] = []
@@ -94,7 +96,7 @@ class Handle:
         if self.stages or self.compacts:
             refuse_mixed_layers(self.model, "pruning inside the language model")
         for layer in self.stages:
-            lowest = 1 if "decoder" in self.method.info.needs else 0
+            lowest = 1 if "decoder" in self.method.info.needs and not self.looks_ahead else 0
             lowest = max(lowest, len(getattr(self.model.config.vision_config, "deepstack_visual_indexes", ())))
             if not lowest <= layer < count:
                 raise ValueError(f"apply: `method` acts after {layer} layers, allowed for this model: {lowest} to "
@@ -113,11 +115,13 @@ class Handle:
         if self.compacts:
             self._collect(self.language, {layer.self_attn: self._into(i) for i, layer in enumerate(layers)})
         elif "decoder" in needs:
-            watched = {i for layer in self.stages for i in (layer - 2, layer - 1) if i >= 0}
+            places = (0,) if self.looks_ahead else (-2, -1)
+            watched = {layer + i for layer in self.stages for i in places if layer + i >= 0}
             self._collect(self.language, {layers[i].self_attn: self._into(i) for i in sorted(watched)})
         if "vision" in needs:
             tower = backbone(self.model).vision_tower
             attentions = [m for name, m in tower.named_modules() if name.endswith("self_attn")]
+            self._hooks.append(tower.register_forward_pre_hook(lambda *_: self._tower.clear()))
             self._collect(tower, dict.fromkeys(attentions, self._into_tower))
 
     def _collect(self, owner: nn.Module, modules: dict[Any, Collector]) -> None:
@@ -128,13 +132,15 @@ class Handle:
             if self._now is not None and self._now.prefill:
                 self._seen[layer] = Seen(query, key[:, :, :query.shape[2]], value[:, :, :query.shape[2]],
                                          kwargs.get("scaling"))
+                if self._looking:
+                    raise Collected
         return collect
 
     def _into_tower(self, query: Tensor, key: Tensor, value: Tensor, kwargs: dict[str, Any]) -> None:
         self._tower.append(Seen(query, key, value, kwargs.get("scaling")))
 
     def _before_backbone(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        self._tower, self._prompt = [], None
+        self._prompt = None
         ids = args[0] if args else kwargs.get("input_ids")
         if ids is None:
             if any(kwargs.get(name) is not None for name in ("pixel_values", "pixel_values_videos")):
@@ -238,7 +244,10 @@ class Handle:
 
     def _stage(self, progress: Progress, layer: int, args: tuple, kwargs: dict[str, Any]) -> tuple:
         before = progress.group(layer)
-        seen = [self._seen[i] for i in (layer - 2, layer - 1) if i in self._seen and i >= before.first]
+        if self.looks_ahead and "decoder" in self.method.info.needs:
+            seen = [self._look_ahead(layer, before, args[0], kwargs)]
+        else:
+            seen = [self._seen[i] for i in (layer - 2, layer - 1) if i in self._seen and i >= before.first]
         results = select(self.method, self.stages[layer], args[0], progress.prompt, Signals(decoder=seen))
         progress.prompt, index, hidden = progress.prompt.keep(args[0], results)
         rotary = before.rotary or kwargs["position_embeddings"]
@@ -249,6 +258,21 @@ class Handle:
         progress.groups.append(Group(layer, index >= 0, rotary, ids))
         self.kept.append(pick(self.kept[-1] + 1, index, -1) - 1 if self.kept else index)
         return (hidden, *args[1:]), kwargs
+
+    def _look_ahead(self, layer: int, group: Group, hidden: Tensor, kwargs: dict[str, Any]) -> Seen:
+        """The queries and keys that a layer would make, its attention left out and no cache written."""
+        module = self.language.layers[layer]
+        options = {**kwargs, "past_key_values": None, "attention_mask": None}
+        if group.rotary:
+            options |= {"position_embeddings": group.rotary, "position_ids": group.position_ids}
+        self._looking = True
+        try:
+            module.self_attn(hidden_states=module.input_layernorm(hidden), **options)
+        except Collected:
+            return self._seen.pop(layer)
+        finally:
+            self._looking = False
+        raise RuntimeError(f"apply: layer {layer} did not call its attention function")
 
     def _after_language(self, module: Any, args: tuple, output: Any) -> None:
         progress, self._now = self._now, None
