@@ -3,7 +3,9 @@
 import os
 import platform
 import re
+import signal
 import subprocess
+import sys
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,15 @@ def device_slug(device: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
+def cap_instruction_set() -> None:
+    """Some virtual machines announce AMX and do not allow it: torch's bf16 products end the process there. Then, and
+    only then, keep oneDNN from it; the result files say so. Before the first product."""
+    probe = "import torch; x = torch.ones(64, 64, dtype=torch.bfloat16); x @ x"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True)
+    if done.returncode == -signal.SIGILL:
+        os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_BF16"
+
+
 def commit() -> str | None:
     """HEAD, with "-dirty" where tracked files differ; None outside a git checkout."""
     def git(*args: str) -> str | None:
@@ -57,7 +68,8 @@ def describe(device: str, command: str, commit_id: str | None = None) -> dict[st
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
         "device": device_name(device), "device_slug": device_slug(device), "cpu": cpu_model(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"), "threads": torch.get_num_threads(),
         "load_at_start": load, "vtkernels": vtkernels.__version__, "torch": torch.__version__,
         "triton": triton_version, "cuda": torch.version.cuda, "python": platform.python_version(),
         "commit": commit_id or commit(), "command": command,

@@ -68,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="time spent on the rounds of each method")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/<device>/methods.json")
     options = parser.parse_args(argv)
+    environment.cap_instruction_set()
     rows = []
     print(f"{'method':22} {'shape':24} {'ours ms':>10} {'loop ms':>10} {'loop/ours':>9}")
     for name in options.names or methods.list():

@@ -172,6 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
+    if options.device == "cpu":
+        environment.cap_instruction_set()
     if options.threads:
         torch.set_num_threads(options.threads)
 

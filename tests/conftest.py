@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Some virtual machines announce AMX and do not allow it: torch's own bf16 products would end the process.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -10,7 +13,21 @@ from safetensors.torch import load_file
 from vtkernels import _dispatch
 
 # These run in processes of their own, see test_triton_interpreter.py.
-collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["interpreted"]
+INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+collect_ignore = [] if INTERPRETING else ["interpreted"]
+if INTERPRETING:
+    import interpreter
+
+    interpreter.quicken()
+
+# A file runs on one worker: the longest begin first, so that none of them is left over at the end.
+LONGEST = ("test_cuda_build", "test_triton_interpreter", "test_triton_aot", "test_native_build", "test_cuda_sanitizers",
+           "test_registration", "test_demo", "test_methods", "test_benchmarks", "test_cuda_shim")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture(params=["reference", "cpu"])

@@ -50,6 +50,20 @@ def test_readme_examples_run():
         exec(compile(block, "README.md", "exec"), scope)
 
 
+@pytest.mark.parametrize("page", ["transformers"])
+def test_examples_of_the_integrations_run(page):
+    pytest.importorskip(page)
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/integrations/{page}.md").read_text(), re.S)
+    torch.use_deterministic_algorithms(False)
+    exec(compile(block, page, "exec"), {})
+
+
+def test_the_table_of_methods_is_that_of_the_registry():
+    from vtkernels.methods import _table
+
+    assert _table.markdown() in (ROOT / "docs/methods.md").read_text()
+
+
 def test_readme_figures_are_those_of_the_result_file():
     text = (ROOT / "README.md").read_text()
     row = r"^\| (\d+)×(\d+)×(\d+), (\d+) \| (\w+) \| ([\d.]+) \| ([\d.]+) \((.+)\) \| ([\d.]+) \|$"

@@ -193,7 +193,8 @@ def test_the_scores_of_pyramiddrop_are_those_of_the_layer_that_follows():
     assert set(range(inputs["input_ids"].shape[1])) - set(handle.kept[0][0].tolist()) == dropped
 
 
-TOWER = {"vtc_cls": {"keep": 5}, "fopru": {"keep": 0.5}, "visionzip": {"dominant": 5, "contextual": 2, "appended": False},
+TOWER = {"vtc_cls": {"keep": 5}, "fopru": {"keep": 0.5},
+         "visionzip": {"dominant": 5, "contextual": 2, "appended": False},
          "tome": {"r": 4}, "redundancy_codebook": {"prototypes": torch.ones(2, 64), "threshold": 0.01},
          "llavolta": {"layer": 2}}
 
@@ -302,6 +303,54 @@ def test_a_compacted_cache_decodes_like_the_masked_run():
         results.append(model("llava")(**step, past_key_values=cache, attention_mask=seen).logits)
     assert_near(results[0], results[2])
     assert_near(results[1], results[2])
+
+
+CACHES = {"snapkv": {"keep": 12, "window": 3}, "gui_kv": {"keep": 12, "window": 3}}
+
+
+@ALL
+@pytest.mark.parametrize("name", CACHES)
+@torch.no_grad()
+def test_a_cache_method_decodes_like_the_run_whose_heads_are_masked(family, name):
+    inputs = prompt(family, images=2, batch=2)
+    width, token = inputs["input_ids"].shape[1], torch.tensor([[5], [7]])
+    full = model(family)(**inputs, use_cache=True).past_key_values
+    with integration.apply(model(family), name, **CACHES[name]):
+        out = model(family)(**inputs, use_cache=True)
+        short = out.past_key_values
+        assert short.get_seq_length() == 12
+        got = model(family)(input_ids=token, past_key_values=short, use_cache=True).logits
+    heads = model(family).model.language_model.config.num_attention_heads
+    allowed = []
+    for small, whole in zip(short.layers, full.layers, strict=True):
+        same = (small.keys[:, :, :12, None] == whole.keys[:, :, None]).all(-1).any(2)  # [B, Hkv, S]
+        assert same.sum(-1).eq(12).all()
+        own = torch.ones(*same.shape[:2], 1, dtype=torch.bool)
+        allowed.append(torch.cat([same, own], -1).repeat_interleave(heads // same.shape[1], 1)[:, :, None])
+
+    def mask(module, args, kwargs):
+        return args, {**kwargs, "attention_mask": allowed[module.self_attn.layer_idx]}
+
+    layers = model(family).model.language_model.layers
+    hooks = [layer.register_forward_pre_hook(mask, with_kwargs=True) for layer in layers]
+    after = positions_of(family, inputs)
+    position = after.reshape(-1, *after.shape[-2:])[..., -1:] + 1
+    try:
+        want = model(family)(input_ids=token, past_key_values=full, position_ids=position.view(*after.shape[:-1], 1),
+                             attention_mask=torch.ones(2, width + 1, dtype=torch.long)).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert_near(got, want)
+
+
+def test_a_cache_method_that_keeps_all_changes_nothing():
+    inputs = prompt("qwen2_5_vl", batch=2)
+    plain = generate("qwen2_5_vl", inputs).tolist()
+    with integration.apply(model("qwen2_5_vl"), "snapkv", keep=1.0, window=3):
+        assert generate("qwen2_5_vl", inputs).tolist() == plain
+        assert generate("qwen2_5_vl", inputs, cache_implementation="static",
+                        disable_compile=True).tolist() == plain
 
 
 class TestRefusals:

@@ -57,7 +57,8 @@ def _install(layer: Any, keys: Tensor, values: Tensor) -> None:
     layer.cumulative_length.fill_(kept)
 
 
-def compact_layers(cache: Any, method: methods.Method, seen: dict[int, Seen], prompt: Prompt) -> list[int]:
+def compact_layers(cache: Any, method: methods.Method, seen: dict[int, Seen], states: dict[int, Tensor],
+                   prompt: Prompt) -> list[int]:
     """A cache method on every layer; the tokens that each one holds afterwards."""
     check_cache(cache)
     spans = [(run.start, run.length) for run in prompt.runs[0]]
@@ -66,7 +67,7 @@ def compact_layers(cache: Any, method: methods.Method, seen: dict[int, Seen], pr
         layer_seen = seen[i]
         attention = methods.Attention(layer_seen.query, layer_seen.key, layer_seen.value, causal=True,
                                       scale=layer_seen.scale)
-        result = method(methods.Inputs(decoder=(attention,), spans=tuple(spans)))
+        result = method(methods.Inputs(hidden=states.get(i), decoder=(attention,), spans=tuple(spans)))
         if len(result.kv) != 2 or result.counts is not None or result.kv[0].shape[:2] != layer_seen.key.shape[:2]:
             raise ValueError(f"apply: `method` is {method.info.name!r}, whose caches are ragged or quantised, allowed: "
                              "methods that keep as many tokens in every row, at full precision")

@@ -62,6 +62,7 @@ class Handle:
         self._now: Progress | None = None
         self._progress: weakref.WeakKeyDictionary[Any, Progress] = weakref.WeakKeyDictionary()
         self._seen: dict[int, Seen] = {}
+        self._states: dict[int, Tensor] = {}  # what goes into each layer, for cache methods that look at it
         self._looking = False
         self._tower: list[Seen] = []
         self._collecting: list[Collecting] = []
@@ -90,7 +91,8 @@ class Handle:
         no_tower = "" if self.family.tower else "the tokens of this family are not the patches of its tower"
         has = {"hidden": "", "grid": "", "text": "",
                "vision": no_tower if not self.stages and not self.compacts else "only before the language model",
-               "decoder": "" if self.stages or self.compacts else "only between decoder layers"}
+               "decoder": "" if self.stages or self.compacts else "only between decoder layers",
+               "spans": "" if self.compacts else "only of a cache"}
         check_signals(self.method, has)
         count = len(self.language.layers)
         if self.stages or self.compacts:
@@ -112,6 +114,10 @@ class Handle:
             for i, layer in enumerate(layers):
                 hook = lambda module, args, kwargs, i=i: self._before_layer(i, args, kwargs)
                 self._hooks.append(layer.register_forward_pre_hook(hook, **pre))
+        if self.compacts and "hidden" in needs:
+            for i, layer in enumerate(layers):
+                keep = lambda module, args, i=i: self._states.__setitem__(i, args[0])
+                self._hooks.append(layer.register_forward_pre_hook(keep))
         if self.compacts:
             self._collect(self.language, {layer.self_attn: self._into(i) for i, layer in enumerate(layers)})
         elif "decoder" in needs:
@@ -278,7 +284,7 @@ class Handle:
         progress, self._now = self._now, None
         if progress is not None and progress.prefill and self.compacts and output is not None:
             self._compact(progress, output.past_key_values)
-        self._seen = {}
+        self._seen, self._states = {}, {}
 
     def _compact(self, progress: Progress, cache: Any) -> None:
         if cache is None:
@@ -286,7 +292,7 @@ class Handle:
         if len(set(progress.prompt.pads)) > 1 or progress.prompt.pads[0]:
             raise ValueError("apply: `attention_mask` has padding, which a cache method would treat like tokens, "
                              "allowed: rows of equal length")
-        lengths = compact_layers(cache, self.method, self._seen, progress.prompt)
+        lengths = compact_layers(cache, self.method, self._seen, self._states, progress.prompt)
         device = progress.groups[0].mask.device
         batch = progress.groups[0].mask.shape[0]
         progress.groups = [Group(i, torch.ones(batch, n, dtype=torch.bool, device=device))

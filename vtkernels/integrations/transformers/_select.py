@@ -55,8 +55,8 @@ def select(method: methods.Method, stage: int, hidden: Tensor, prompt: Prompt,
     places = [(row, run) for row, runs in enumerate(prompt.runs) for run in runs]
     images = {seen.key.shape[0] for seen in signals.vision}
     if images - {len(places)}:
-        raise ValueError(f"apply: `model` has encoded {max(images)} images for {len(places)} of the prompt, allowed: as "
-                         "many (no beam search with a method that looks at the tower)")
+        raise ValueError(f"apply: `model` has encoded {max(images)} images for {len(places)} of the prompt, allowed: "
+                         "as many (no beam search with a method that looks at the tower)")
     inputs = [_inputs(method, hidden, prompt, row, run, image, signals) for image, (row, run) in enumerate(places)]
     found = iter(methods.batch(method, inputs, stage=stage))
     return [[next(found) for _ in runs] for runs in prompt.runs]
