@@ -1,5 +1,6 @@
 """Pruned inputs for `forward` or `generate`, without a hook in the model."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ def prune_inputs(model: Any, inputs: dict[str, Any], method: str | methods.Metho
 
     Raises:
         ValueError: as `apply`; features and placeholders that do not match.
+        RuntimeError: a transformers without the keyword (5.16 has none, 5.23 has it).
 
     Source of the seam: the keyword `mm_encoder_outputs` of transformers 5.
     """
@@ -45,6 +47,9 @@ def prune_inputs(model: Any, inputs: dict[str, Any], method: str | methods.Metho
     if positions not in POSITIONS:
         raise ValueError(f"prune_inputs: `positions` is {positions!r}, allowed: {' or '.join(map(repr, POSITIONS))}")
     family = family_of(model)
+    if "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
+        raise RuntimeError("prune_inputs: this transformers has no `mm_encoder_outputs`, allowed: a newer one (5.23 has "
+                           "it), or `apply`, which does without")
     if method.stages or method.info.family == "cache":
         raise ValueError(f"prune_inputs: `method` is {method.info.name!r}, which acts inside the language model, "
                          "allowed: methods of the encoder or projector; `apply` takes both")
