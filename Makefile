@@ -4,16 +4,17 @@ TORCH ?= torch==2.13.0
 IMAGES ?=
 VENV := .venv
 PY := $(VENV)/bin/python
-NATIVE := pyproject.toml setup.py $(wildcard csrc/*.txt csrc/*/*.* csrc/include/vtkernels/*.* csrc/include/vtkernels/*/*.*)
+NATIVE := pyproject.toml setup.py $(shell find csrc -type f)
 
 .PHONY: demo test test-long bench gpu lint format wheel clean
 
 demo: $(VENV)/.demo
 	$(PY) -m vtkernels demo $(if $(IMAGES),--images $(IMAGES))
 
-# Two files at a time; waiting threads must not spin while the other file's tests want the core.
+# Two files at a time, in the order that tests/conftest.py gives them; waiting threads must not spin while the other
+# file's tests want the core.
 test: $(VENV)/.dev
-	OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist loadfile
+	OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/.dev
 	$(PY) -m pytest -m long

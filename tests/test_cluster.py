@@ -28,18 +28,11 @@ def test_density_peaks(backend, sample):
     testing.assert_density_peaks(outs, *sample.args, **sample.kwargs)
 
 
-@samples("cluster_kmeans")
-def test_kmeans(backend, sample):
-    run = functools.partial(testing.run, "cluster_kmeans", backend)
-    assert_contract("cluster_kmeans", run(*sample.args, **sample.kwargs), sample)
-    testing.assert_kmeans_steps(run, *sample.args, **sample.kwargs)
-
-
-@samples("cluster_kmedoids")
-def test_kmedoids(backend, sample):
-    run = functools.partial(testing.run, "cluster_kmedoids", backend)
-    assert_contract("cluster_kmedoids", run(*sample.args, **sample.kwargs), sample)
-    testing.assert_kmedoids_steps(run, *sample.args, **sample.kwargs)
+@pytest.mark.parametrize(("op", "sample"), [c for c in CASES if c.values[0] in testing.STEPS])
+def test_every_iteration(backend, op, sample):
+    run = functools.partial(testing.run, op, backend)
+    assert_contract(op, run(*sample.args, **sample.kwargs), sample)
+    testing.STEPS[op](run, *sample.args, **sample.kwargs)
 
 
 @pytest.mark.parametrize(("op", "sample"), CASES)

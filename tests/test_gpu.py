@@ -66,6 +66,12 @@ def test_samples(backend, op, sample):
     assert_right(op, outputs, sample)
 
 
+@pytest.mark.parametrize(("op", "sample"), [c for c in SAMPLES if c.values[0] in testing.STEPS])
+def test_every_iteration(backend, op, sample):
+    testing.STEPS[op](lambda *args, **kwargs: on_host(run(op, backend, Sample("", args, kwargs))), *sample.args,
+                      **sample.kwargs)
+
+
 @pytest.mark.parametrize("sample", list(testing.SAMPLES["gather_kv_inplace"]()), ids=lambda s: s.name)
 def test_gather_kv_inplace(backend, sample):
     kv, indices = sample.args

@@ -169,8 +169,10 @@ def builds(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def marks(case: Case, arch: str) -> list:
-    """All architectures of the flagship and its stages; of the other ops two, and the rest in the long suite."""
-    often = case.op not in aot_calls.CALLS or arch in ("sm_90", "gfx942")
+    """The flagship in bfloat16 on all architectures and in every dtype on two of them, the variants, and the other ops
+    on these two in the dtypes of either width; the rest is in the long suite."""
+    flagship, both = case.op == "prune_topk", arch in ("sm_90", "gfx942")
+    often = (both or case.dtype == "bfloat16") if flagship else both and case.dtype != "float16"
     return [] if often else [pytest.mark.long]
 
 

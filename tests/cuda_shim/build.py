@@ -9,7 +9,9 @@ from torch.utils.cpp_extension import include_paths
 
 ROOT = Path(__file__).parents[2]
 SHIM = Path(__file__).parent
-KERNELS = sorted(p.name for p in (ROOT / "csrc/cuda").glob("*.cu"))
+SOURCES = [Path(line.split()[1]).relative_to("csrc") for line in (ROOT / "csrc/sources.txt").read_text().splitlines()
+           if line.startswith("cuda ")]
+KERNELS = [source for source in SOURCES if source.suffix == ".cu"]
 
 
 def compile_objects(sources: list[tuple[Path, list[str]]], csrc: Path, out: Path, flags: list[str]) -> list[str]:
@@ -19,7 +21,7 @@ def compile_objects(sources: list[tuple[Path, list[str]]], csrc: Path, out: Path
 
     def compile_one(item: tuple[Path, list[str]]) -> str:
         source, extra = item
-        target = str(out / f"{source.parent.name}_{source.stem}.o")
+        target = str(out / ("_".join(source.parts[-3:]) + ".o"))
         run([*common, *extra, "-x", "c++", "-c", str(source), "-o", target])
         return target
 
@@ -38,8 +40,8 @@ def torch_library(out: Path) -> Path:
     csrc = ROOT / "csrc"
     registration = ["-DVTKERNELS_CUDA_SHIM", "-DTORCH_TARGET_VERSION=0x020A000000000000",
                     *(f"-isystem{path}" for path in include_paths())]
-    sources = [(csrc / "cuda" / name, []) for name in KERNELS]
-    sources += [(csrc / "torch/cuda.cpp", registration), (SHIM / "control.cpp", [])]
+    sources = [(csrc / source, [] if source in KERNELS else registration) for source in SOURCES]
+    sources += [(SHIM / "control.cpp", [])]
     target = out / "libvtkernels_cuda_shim.so"
     lib = Path(torch.__file__).parent / "lib"
     run(["g++", "-shared", *compile_objects(sources, csrc, out, []), "-o", str(target), f"-L{lib}", "-ltorch",
@@ -49,16 +51,16 @@ def torch_library(out: Path) -> Path:
 
 def smoke_objects(out: Path, flags: list[str]) -> Path:
     csrc = ROOT / "csrc"
-    compile_objects([(csrc / "cuda" / name, []) for name in KERNELS] + [(csrc / "smoke/cuda.cu", [])], csrc, out, flags)
+    compile_objects([(csrc / source, []) for source in (*KERNELS, "smoke/cuda.cu")], csrc, out, flags)
     return out
 
 
 def smoke_program(objects: Path, out: Path, flags: list[str], changed: tuple[Path, str] | None = None) -> Path:
-    """The torch-free smoke program on the shim; `changed` is a source tree, and the file in it to compile anew."""
+    """The torch-free smoke program on the shim; `changed` is a tree of sources, and the one in it to compile anew."""
     parts = {p.name: str(p) for p in objects.glob("*.o")}
     if changed is not None:
         csrc, name = changed
-        (new,) = compile_objects([(csrc / "cuda" / name, [])], csrc, out, flags)
+        (new,) = compile_objects([(csrc / name, [])], csrc, out, flags)
         assert Path(new).name in parts
         parts[Path(new).name] = new
     target = out / "smoke"

@@ -10,7 +10,6 @@ from vtkernels.tuning import lookup
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, of the hostile samples
 OPS = ("select_topk_varlen", "select_quota", "select_threshold", "select_top_p", "allocate_budget")
 STATUS = {"select_topk_varlen": testing.oracle_topk_varlen, "select_quota": testing.oracle_quota}
-SMALL = {"select_block": 16, "num_warps": 4, "num_stages": 1}
 
 
 @pytest.fixture
@@ -53,10 +52,13 @@ MANY_BLOCKS = {
     if s.name in names])
 def test_many_blocks(launches, monkeypatch, op, sample):
     """Of scores, of segments and of rows."""
-    monkeypatch.setattr("vtkernels.select.select_topk_varlen.triton.SEGMENT_BLOCK", 2)
-    monkeypatch.setattr("vtkernels.select.select_quota.triton.SEGMENT_BLOCK", 2)
+    segments = 16 if "many" in sample.name else 2
+    monkeypatch.setattr("vtkernels.select.select_topk_varlen.triton.SEGMENT_BLOCK", segments)
+    monkeypatch.setattr("vtkernels.select.select_quota.triton.SEGMENT_BLOCK", segments)
     monkeypatch.setattr("vtkernels.select.select_threshold.triton.PREFIX_BLOCK", 16)
-    monkeypatch.setattr(lookup, "config", lambda *args, **shape: SMALL)
+    scores = 32 if op in ("select_topk", "select_threshold", "select_top_p") else 16
+    config = {"select_block": scores, "num_warps": 4, "num_stages": 1}
+    monkeypatch.setattr(lookup, "config", lambda *args, **shape: config)
     check(launches, op, sample)
 
 

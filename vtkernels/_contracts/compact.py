@@ -162,11 +162,7 @@ def paged_kv(op: str, kv: Sequence[Tensor], block_table: Tensor, seq_lens: Tenso
         check.size(op, arg, t.shape[token_dim], kv[0].shape[token_dim], "block_size")
         if t.shape[token_dim] < 1:
             check.fail(ValueError, op, arg, f"of shape {check.shape(t)}", "a block_size of at least 1")
-        if any(size > 1 and stride == 0 for size, stride in zip(t.shape, t.stride(), strict=True)):
-            check.fail(ValueError, op, arg, "expanded", "a tensor whose elements each have their own memory")
-        for j in range(i):
-            if kv[j] is t:
-                check.fail(ValueError, op, arg, f"the same tensor as kv[{j}]", "each tensor once")
+    _written_caches(op, kv)
     ref = kv[0]
     _table(op, "block_table", block_table, batch, ref)
     check.vector(op, "seq_lens", seq_lens, batch, (torch.int32,), ref, "B")

@@ -1,4 +1,4 @@
-"""The gradient of a gather, outside the ops, so that inference calls pay nothing for it."""
+"""The gradients of gathers and shuffles, outside the ops, so that inference calls pay nothing for them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -59,3 +59,19 @@ def gather_with_grad(run: Callable, tensors: Sequence[Tensor], indices: Tensor, 
     A dim is the token dimension (batch before it), or the dimensions that the indices run over, batch to tokens.
     """
     return list(_Gather.apply(run, indices, dims, *tensors))
+
+
+class _Shuffle(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, there: Callable, back: Callable, tokens: Tensor, grid: dict[str, Any]) -> Tensor:
+        ctx.back, ctx.grid = back, grid
+        return there(tokens, **grid)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return None, None, ctx.back(grad, **ctx.grid), None
+
+
+def shuffle_with_grad(there: Callable, back: Callable, tokens: Tensor, **grid: Any) -> Tensor:
+    """`there(tokens, **grid)`, differentiable: the gradient goes `back`."""
+    return _Shuffle.apply(there, back, tokens, grid)

@@ -105,7 +105,9 @@ from .temporal import (
 )
 
 __all__ = [
+    "CHECKS",
     "SAMPLES",
+    "STEPS",
     "Sample",
     "assert_attention_scores",
     "assert_attention_scores_varlen",
@@ -116,9 +118,7 @@ __all__ = [
     "assert_gather_kv",
     "assert_gather_kv_inplace",
     "assert_kmeans",
-    "assert_kmeans_steps",
     "assert_kmedoids",
-    "assert_kmedoids_steps",
     "assert_match",
     "assert_merge_tokens",
     "assert_pool_span",
@@ -222,4 +222,11 @@ CHECKS: dict[str, Callable[..., None]] = {
     "prune_topk": assert_prune_topk,
     "prune_topk_varlen": assert_prune_topk_varlen,
     "prune_topk_paged": assert_prune_topk_paged,
+}
+
+# For each op that iterates, the check of every iteration: each result of `run`, which is called as the op is, has to
+# follow from the one before. `CHECKS` sees only the last one, whose centres could be those of any other clustering.
+STEPS: dict[str, Callable[..., None]] = {
+    "cluster_kmeans": assert_kmeans_steps,
+    "cluster_kmedoids": assert_kmedoids_steps,
 }

@@ -62,7 +62,8 @@ def assert_argmax_attention(outputs: tuple[Tensor, Tensor], query: Tensor, key: 
                 continue
             if np.isfinite(products[sure]).all() and bound[sure].max() < 1e30:
                 gap = products[sure].max() - products[place]
-                assert gap <= 4e-7 * len(q[b, h, r]) ** 0.5 * bound[sure].max(), gap
+                # What is below the smallest normal float32 may count as zero.
+                assert gap <= 4e-7 * len(q[b, h, r]) ** 0.5 * bound[sure].max() + 3e-38 * len(q[b, h, r]), gap
             assert not np.isnan(products[place])
 
 

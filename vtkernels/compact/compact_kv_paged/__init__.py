@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.compact_kv_paged.default
+_op = OPS.compact_kv_paged.default
 
 
 def compact_kv_paged(kv: Sequence[Tensor], block_table: Tensor, seq_lens: Tensor, indices: Tensor, *,

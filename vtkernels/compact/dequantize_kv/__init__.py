@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import not_nested
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.dequantize_kv.default
+_op = OPS.dequantize_kv.default
 
 
 def dequantize_kv(key_codes: Sequence[Tensor], key_params: Sequence[Tensor], value_codes: Sequence[Tensor],

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from ..._checks import kv_token_dim, not_nested
+from ..._library import OPS
 from .._autograd import gather_with_grad, wants_grad
 
-_op = torch.ops.vtkernels.gather_kv.default
+_op = OPS.gather_kv.default
 
 
 def gather_kv(kv: Sequence[Tensor], indices: Tensor, *, kv_layout: str = "HND") -> list[Tensor]:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import kv_token_dim, no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.gather_kv_inplace.default
+_op = OPS.gather_kv_inplace.default
 
 
 def gather_kv_inplace(kv: Sequence[Tensor], indices: Tensor, *, kv_layout: str = "HND") -> list[Tensor]:

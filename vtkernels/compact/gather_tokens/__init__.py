@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import not_nested
+from ..._library import OPS
 from .._autograd import gather_with_grad, wants_grad
 
-_op = torch.ops.vtkernels.gather_tokens.default
+_op = OPS.gather_tokens.default
 
 
 def gather_tokens(tensors: Sequence[Tensor], indices: Tensor, *,

@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import not_nested
+from ..._library import OPS
 from .._autograd import wants_grad
 from ..gather_tokens import gather_tokens
 
-_op = torch.ops.vtkernels.merge_tokens.default
+_op = OPS.merge_tokens.default
 
 
 def merge_tokens(tokens: Tensor, assignment: Tensor, groups: int, *, weights: Tensor | None = None,

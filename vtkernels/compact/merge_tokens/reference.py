@@ -31,8 +31,13 @@ def merge_tokens(tokens: Tensor, assignment: Tensor, groups: int, *, weights: Te
     counts = total(member.float())
     sums = total(torch.where(member[..., None], weight[..., None] * tokens.float(), 0.0))
     if reduce == "mean":
-        alone = total(torch.where(member[..., None], tokens.float(), 0.0))
         empty = (counts == 0) | (sizes == 0)
-        mean = torch.where(counts[..., None] == 1, alone, sums / sizes[..., None])
-        sums = torch.where(empty[..., None], 0.0, mean)
-    return sums.to(tokens.dtype).contiguous(), sizes.contiguous()
+        sums = torch.where(empty[..., None], 0.0, sums / sizes[..., None])
+    merged = sums.to(tokens.dtype)
+    if reduce == "mean" and n:
+        # The sum of the positions of a group's members is the position of its only one.
+        place = total(torch.where(member, torch.arange(n, device=tokens.device), 0)).clamp(max=n - 1)
+        # Not `gather`, which makes other NaN of those of bfloat16.
+        alone = tokens[torch.arange(batch, device=tokens.device)[:, None], place]
+        merged = torch.where(counts[..., None] == 1, alone, merged)
+    return merged.contiguous(), sizes.contiguous()

@@ -5,14 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import choice, dense, fail, not_nested
 from ..._contracts.windows import Windows, windows
+from ..._library import OPS
 from .._autograd import wants_grad
 from ..gather_tokens import gather_tokens
 from .reference import members
 
-_op = torch.ops.vtkernels.pool_span.default
+_op = OPS.pool_span.default
 
 
 def pool_span(tokens: Tensor, window: int, *, window_width: int = 0, grid_width: int = 0, span_start: int = 0,

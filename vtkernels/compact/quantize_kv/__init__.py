@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import fail, no_grad_needed
+from ..._library import OPS
 from ...select.select_topk import select_topk
 
-_op = torch.ops.vtkernels.quantize_kv.default
+_op = OPS.quantize_kv.default
 
 
 def quantize_kv(key: Tensor, value: Tensor, indices: Sequence[Tensor],

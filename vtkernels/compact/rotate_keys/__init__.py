@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import fail, not_nested
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.rotate_keys.default
+_op = OPS.rotate_keys.default
 
 
 class _Rotate(torch.autograd.Function):

@@ -1,15 +1,14 @@
 """Depth to space: each token becomes a window of a grid."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import not_nested
-from .._autograd import wants_grad
+from ..._library import OPS
+from .._autograd import shuffle_with_grad, wants_grad
 
-_op = torch.ops.vtkernels.unshuffle_tokens.default
+_op = OPS.unshuffle_tokens.default
+_back = OPS.shuffle_tokens.default
 
 
 def unshuffle_tokens(tokens: Tensor, grid_width: int, factor: int = 2, *, order: str = "window") -> Tensor:
@@ -38,17 +37,5 @@ def unshuffle_tokens(tokens: Tensor, grid_width: int, factor: int = 2, *, order:
     """
     not_nested("unshuffle_tokens", tokens=tokens)
     if wants_grad([tokens]):
-        return _Unshuffle.apply(tokens, grid_width, factor, order)
+        return shuffle_with_grad(_op, _back, tokens, grid_width=grid_width, factor=factor, order=order)
     return _op(tokens, grid_width, factor, order=order)
-
-
-class _Unshuffle(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tokens: Tensor, grid_width: int, factor: int, order: str) -> Tensor:
-        ctx.grid = grid_width, factor, order
-        return _op(tokens, grid_width, factor, order=order)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        grid_width, factor, order = ctx.grid
-        return torch.ops.vtkernels.shuffle_tokens(grad, grid_width, factor, order=order), None, None, None

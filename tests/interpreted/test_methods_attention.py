@@ -1,0 +1,5 @@
+"""The methods of the family "attention" on Triton's kernels."""
+
+from methods_suite import interpreted_tests
+
+test_against_its_loop = interpreted_tests("attention")
