@@ -3,55 +3,16 @@
 
 #include <algorithm>
 
-#include "narrow.h"
-#include "products.h"
-#include "score_common.h"
-#include "target.h"
-#if defined(__x86_64__)
-#include <immintrin.h>
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // gcc 12's own AVX-512 header
-#endif
-#endif
+#include "../common/kernel.h"
+#include "../common/products.h"
+#include "../common/target.h"
 
 namespace vtkernels::cpu {
+
+#define VTK_KERNEL "../attend/attend_kernel.inl"
+#include "../common/isa_kernels.inl"
+
 namespace {
-
-namespace baseline {
-#include "score_baseline.h"
-#include "score_kernel.inl"
-// after the kernel whose pieces it uses
-#include "attend_kernel.inl"
-}  // namespace baseline
-
-#if defined(__x86_64__)
-VTK_TARGET("avx2,fma,f16c")
-namespace avx2 {
-#include "score_avx2.h"
-#include "score_kernel.inl"
-// after the kernel whose pieces it uses
-#include "attend_kernel.inl"
-}  // namespace avx2
-VTK_TARGET_END
-VTK_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
-namespace avx512 {
-#include "score_avx512.h"
-#include "score_kernel.inl"
-// after the kernel whose pieces it uses
-#include "attend_kernel.inl"
-}  // namespace avx512
-VTK_TARGET_END
-#endif
-
-using AttendCell = void (*)(const CellProblem& p, int64_t b, int64_t h, int64_t cell, float* scratch);
-
-AttendCell pick() {
-#if defined(__x86_64__)
-  if (current_isa() >= Isa::kAvx512) return avx512::attend_cell<avx512::Float>;
-  if (current_isa() == Isa::kAvx2) return avx2::attend_cell<avx2::V>;
-#endif
-  return baseline::attend_cell<baseline::V>;
-}
 
 constexpr int64_t kRowBlock = 64, kKeyBlock = 1024;  // 256 KiB of products
 constexpr uint64_t kAllowed = uint64_t{1} << 32;     // above every key: an allowed NaN still beats nothing
@@ -63,7 +24,7 @@ struct Best {
 };
 
 void take_rows(const Parallel& serial, const ArgmaxProblem& p, int64_t b, int64_t h, int64_t first, float* products) {
-  const int64_t size = p.dtype == DType::kFloat32 ? 4 : 2, rows = std::min(kRowBlock, p.rows - first);
+  const int64_t size = element_size(p.dtype), rows = std::min(kRowBlock, p.rows - first);
   const char* queries = p.query.data + (b * p.query.batch + h * p.query.head + first * p.query.row) * size;
   const char* keys = p.key.data + (b * p.key.batch + h * p.key.head) * size;
   Best best[kRowBlock];
@@ -97,10 +58,8 @@ void take_rows(const Parallel& serial, const ArgmaxProblem& p, int64_t b, int64_
     const char* from = keys + best[r].key * p.key.row * size;
     if (best[r].key < 0) {
       memset(to, 0, p.width * size);
-    } else if (p.key.dim == 1) {
-      memcpy(to, from, p.width * size);
     } else {
-      for (int64_t d = 0; d < p.width; ++d) memcpy(to + d * size, from + d * p.key.dim * size, size);
+      copy_row(from, p.key.dim, p.width, size, to);
     }
   }
 }
@@ -108,8 +67,8 @@ void take_rows(const Parallel& serial, const ArgmaxProblem& p, int64_t b, int64_
 }  // namespace
 
 void cell_attention(const Parallel& parallel, const CellProblem& p) {
-  const AttendCell attend = pick();
-  const int64_t floats = 16 + 3 * ceil_div(p.width, 16) * 16 + p.cell * p.cell;
+  const auto attend = VTK_PICK(attend_cell);
+  const int64_t floats = 3 * ceil_div(p.width, 16) * 16 + p.cell * p.cell;
   const int64_t grain = std::max<int64_t>(1, (1 << 16) / std::max<int64_t>(1, p.width * p.cell * p.cell));
   parallel(p.batch * p.heads * p.cells, grain, [&](int64_t begin, int64_t end) {
     float* scratch = thread_scratch(floats);

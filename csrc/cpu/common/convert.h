@@ -1,18 +1,17 @@
-// Floats stored in a narrower type, rounded to nearest, ties to even.
+// float16 and bfloat16, one at a time. Rounding is to nearest, ties to even.
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
-#include "vtkernels/cpu.h"
 #include "vtkernels/key.h"
 
 namespace vtkernels::cpu {
 
-inline uint16_t float_to_bfloat16(float x) {
-  const uint32_t bits = float_bits(x);
-  if (x != x) return static_cast<uint16_t>(bits >> 16 | 0x40);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+inline float half_to_float(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
+  const uint32_t exponent = (half >> 10) & 31, mantissa = half & 1023;
+  if (exponent == 0) return (sign ? -1.0f : 1.0f) * static_cast<float>(mantissa) * 0x1p-24f;
+  return bits_float(sign | ((exponent == 31 ? 255 : exponent + 112) << 23) | (mantissa << 13));
 }
 
 inline uint16_t float_to_half(float x) {
@@ -25,15 +24,11 @@ inline uint16_t float_to_half(float x) {
   return static_cast<uint16_t>(sign | ((magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13));
 }
 
-inline void store_floats(DType dtype, const float* from, int64_t count, char* to) {
-  auto* narrow = reinterpret_cast<uint16_t*>(to);
-  if (dtype == DType::kFloat32) {
-    memcpy(to, from, count * sizeof(float));
-  } else if (dtype == DType::kBFloat16) {
-    for (int64_t i = 0; i < count; ++i) narrow[i] = float_to_bfloat16(from[i]);
-  } else {
-    for (int64_t i = 0; i < count; ++i) narrow[i] = float_to_half(from[i]);
-  }
+// Without branches, so that loops vectorise.
+inline uint16_t float_to_bfloat16(float x) {
+  const uint32_t bits = float_bits(x);
+  const uint32_t nan = bits >> 16 | 0x40, rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  return static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? nan : rounded);
 }
 
 }  // namespace vtkernels::cpu

@@ -1,4 +1,4 @@
-// What every instruction set's score kernel shares. All of it is compiled for the baseline.
+// What kernels of every instruction set share. All of it is compiled for the baseline.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,8 @@
 #include <new>
 #include <vector>
 
-#include "score_isa.h"
+#include "convert.h"
+#include "vtkernels/cpu.h"
 #include "vtkernels/key.h"
 
 namespace vtkernels::cpu {
@@ -24,11 +25,18 @@ inline float reciprocal_norm(float squares) {
   return std::isfinite(squares) ? 1.0f / std::sqrt(squares) : NAN;
 }
 
-inline float half_to_float(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
-  const uint32_t exponent = (half >> 10) & 31, mantissa = half & 1023;
-  if (exponent == 0) return (sign ? -1.0f : 1.0f) * static_cast<float>(mantissa) * 0x1p-24f;
-  return bits_float(sign | ((exponent == 31 ? 255 : exponent + 112) << 23) | (mantissa << 13));
+// Below about 2^15 elements a second thread costs more than it saves.
+inline int64_t element_grain(int64_t elements_of_an_item) {
+  return std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(1, elements_of_an_item));
+}
+
+// A row of `count` elements of `size` bytes, `step` apart, to where they lie side by side.
+inline void copy_row(const char* from, int64_t step, int64_t count, int64_t size, char* to) {
+  if (step == 1) {
+    memcpy(to, from, count * size);
+  } else {
+    for (int64_t i = 0; i < count; ++i) memcpy(to + i * size, from + i * step * size, size);
+  }
 }
 
 // This thread's scratch memory, kept from call to call: fresh pages would cost more than a small problem. At most one

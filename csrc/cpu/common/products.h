@@ -26,7 +26,7 @@ struct ProductProblem {
 // so an entry depends neither on the number of threads nor on other rows, and <a_i, b_j> equals <b_j, a_i> bit for bit.
 void products(const Parallel& parallel, const ProductProblem& problem);
 
-// out[i] = <m_i, m_i>; `reciprocal`: 1 / norm, by the rule of reciprocal_norm (score_common.h).
+// out[i] = <m_i, m_i>; `reciprocal`: 1 / norm, by the rule of reciprocal_norm (kernel.h).
 void row_norms(const Parallel& parallel, DType dtype, const Matrix& m, int64_t rows, int64_t width, bool reciprocal,
                float* out);
 
@@ -49,9 +49,20 @@ struct ProductKernels {
 };
 constexpr int64_t kDotRows = 8, kDotColumns = 32;
 const ProductKernels& product_kernels(DType dtype);
-extern const ProductKernels products_baseline;
-#if defined(__x86_64__)
-extern const ProductKernels products_avx2, products_avx512, products_avx512bf16, products_avx512bf16_emulated;
-#endif
+namespace baseline {
+extern const ProductKernels kProducts;
+}
+namespace avx2 {
+extern const ProductKernels kProducts;
+}
+namespace avx512 {
+extern const ProductKernels kProducts;
+}
+namespace avx512bf16 {
+extern const ProductKernels kProducts;
+}
+namespace avx512bf16_emulated {
+extern const ProductKernels kProducts;
+}
 
 }  // namespace vtkernels::cpu

@@ -1,22 +1,22 @@
 // Products of rows for AVX2 with FMA and F16C.
+#include "kernel.h"
 #include "products.h"
-#include "score_common.h"
 #include "target.h"
 #if defined(__x86_64__)
-#include <immintrin.h>
-VTK_TARGET("avx2,fma,f16c")
+VTK_TARGET_AVX2
 
 namespace vtkernels::cpu {
 namespace {
 
-#include "score_avx2.h"
-#include "score_kernel.inl"
-// after the kernel whose pieces it takes
+#include "isa_avx2.h"
+// after the vector type
+#include "tile.inl"
+// after the register tile
 #include "products_kernel.inl"
 
 }  // namespace
 
-const ProductKernels products_avx2 = kernels<V, V>();
+const ProductKernels avx2::kProducts = kernels<Float, Float>();
 
 }  // namespace vtkernels::cpu
 

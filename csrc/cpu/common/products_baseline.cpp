@@ -1,20 +1,19 @@
 // Products of rows for any processor: four lanes through the compiler's vector extension.
+#include "kernel.h"
 #include "products.h"
-#include "score_common.h"
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
+#include "target.h"
 
 namespace vtkernels::cpu {
 namespace {
 
-#include "score_baseline.h"
-#include "score_kernel.inl"
-// after the kernel whose pieces it takes
+#include "isa_baseline.h"
+// after the vector type
+#include "tile.inl"
+// after the register tile
 #include "products_kernel.inl"
 
 }  // namespace
 
-const ProductKernels products_baseline = kernels<V, V>();
+const ProductKernels baseline::kProducts = kernels<Float, Float>();
 
 }  // namespace vtkernels::cpu

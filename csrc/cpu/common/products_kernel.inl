@@ -1,5 +1,4 @@
-// Products of rows, for one instruction set. Included by products_<isa>.cpp inside a namespace, after
-// score_kernel.inl, whose packing and register tile it shares.
+// Products of rows, for one instruction set. Included by products_<isa>.cpp inside a namespace, after tile.inl.
 //
 // The unit of work is a panel of rows x a block of columns. A thread takes a run of units of one block at a time: it
 // packs the block's columns for a chunk of D and multiplies all of its rows with them, chunk after chunk.
@@ -56,7 +55,7 @@ class Multiplier {
   Multiplier(const ProductProblem& problem, const Plan& plan, int64_t units)
       : p_(problem),
         plan_(plan),
-        size_(p_.dtype == DType::kFloat32 ? 4 : 2),
+        size_(element_size(p_.dtype)),
         unit_(V::kPairs ? 2 : 1),
         panels_(plan.block_panels),
         depth_(chunk_depth()),
@@ -204,7 +203,7 @@ void product_rows(const Parallel& parallel, const ProductProblem& p) {
 template <class V>
 void norms_of_rows(const Parallel& parallel, DType dtype, const Matrix& m, int64_t rows, int64_t width, bool reciprocal,
                    float* out) {
-  const int64_t size = dtype == DType::kFloat32 ? 4 : 2;
+  const int64_t size = element_size(dtype);
   parallel(rows, std::max<int64_t>(1, (1 << 16) / std::max<int64_t>(1, width)), [&](int64_t begin, int64_t end) {
     alignas(64) uint32_t units[kSum];
     for (int64_t i = begin; i < end; ++i) {
@@ -221,7 +220,7 @@ void norms_of_rows(const Parallel& parallel, DType dtype, const Matrix& m, int64
 
 template <class V>
 void load_row(DType dtype, const Matrix& m, int64_t row, int64_t width, uint32_t* units) {
-  const int64_t size = dtype == DType::kFloat32 ? 4 : 2;
+  const int64_t size = element_size(dtype);
   const int64_t count = load_units<V>(element(m, row * m.row_stride, size), dtype, width, m.col_stride, units);
   for (int64_t i = ceil_div(count, V::kWidth) * V::kWidth; i < unit_stride(width); ++i) units[i] = 0;
 }

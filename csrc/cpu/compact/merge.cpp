@@ -3,15 +3,8 @@
 
 #include <atomic>
 
-#include "narrow.h"
-#include "score_common.h"
-#include "target.h"
-#if defined(__x86_64__)
-#include <immintrin.h>
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // gcc 12's own AVX-512 header
-#endif
-#endif
+#include "../common/kernel.h"
+#include "../common/target.h"
 
 namespace vtkernels::cpu {
 namespace {
@@ -25,41 +18,12 @@ struct Group {
   char* out;
 };
 
-namespace baseline {
-#include "score_baseline.h"
-#include "score_kernel.inl"
-// after the kernel whose pieces it uses
-#include "merge_kernel.inl"
-}  // namespace baseline
+}  // namespace
 
-#if defined(__x86_64__)
-VTK_TARGET("avx2,fma,f16c")
-namespace avx2 {
-#include "score_avx2.h"
-#include "score_kernel.inl"
-// after the kernel whose pieces it uses
-#include "merge_kernel.inl"
-}  // namespace avx2
-VTK_TARGET_END
-VTK_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
-namespace avx512 {
-#include "score_avx512.h"
-#include "score_kernel.inl"
-// after the kernel whose pieces it uses
-#include "merge_kernel.inl"
-}  // namespace avx512
-VTK_TARGET_END
-#endif
+#define VTK_KERNEL "../compact/merge_kernel.inl"
+#include "../common/isa_kernels.inl"
 
-using MergeGroup = void (*)(const MergeProblem& p, const Group& g);
-
-MergeGroup pick() {
-#if defined(__x86_64__)
-  if (current_isa() >= Isa::kAvx512) return avx512::merge_group<avx512::Float>;
-  if (current_isa() == Isa::kAvx2) return avx2::merge_group<avx2::V>;
-#endif
-  return baseline::merge_group<baseline::V>;
-}
+namespace {
 
 // The members of every group of one batch row: group g has members[begin[g] .. begin[g + 1]), ascending.
 struct Members {
@@ -104,10 +68,9 @@ bool merge_tokens(const Parallel& parallel, const MergeProblem& p) {
       if (sort_members(p, b, rows[b])) bad.store(true, std::memory_order_relaxed);
     }
   });
-  const MergeGroup merge = pick();
-  const int64_t size = p.dtype == DType::kFloat32 ? 4 : 2;
-  const int64_t grain = std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(1, p.width));
-  parallel(p.batch * p.groups, grain, [&](int64_t begin, int64_t end) {
+  const auto merge = VTK_PICK(merge_group);
+  const int64_t size = element_size(p.dtype);
+  parallel(p.batch * p.groups, element_grain(p.width), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t b = i / p.groups, g = i % p.groups;
       const Members& m = rows[b];

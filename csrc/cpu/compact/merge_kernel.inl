@@ -1,17 +1,11 @@
-// One group, for one instruction set. Included by merge.cpp inside a namespace, after score_kernel.inl and V.
+// One group, for one instruction set. Compiled by isa_kernels.inl.
 
 constexpr int64_t kMergeWidth = 1024;  // elements of a row that stay in the first-level cache
 
-template <class V>
-void merge_group(const MergeProblem& p, const Group& g) {
-  const int64_t size = p.dtype == DType::kFloat32 ? 4 : 2;
+inline void merge_group(const MergeProblem& p, const Group& g) {
+  const int64_t size = element_size(p.dtype);
   if (p.mean && g.count == 1) {
-    const char* from = g.tokens + g.members[0] * p.token_stride * size;
-    if (p.dim_stride == 1) {
-      memcpy(g.out, from, p.width * size);
-    } else {
-      for (int64_t i = 0; i < p.width; ++i) memcpy(g.out + i * size, from + i * p.dim_stride * size, size);
-    }
+    copy_row(g.tokens + g.members[0] * p.token_stride * size, p.dim_stride, p.width, size, g.out);
     return;
   }
   alignas(64) float sum[kMergeWidth], row[kMergeWidth];
@@ -22,11 +16,7 @@ void merge_group(const MergeProblem& p, const Group& g) {
     for (int64_t m = 0; m < g.count; ++m) {
       const char* from = g.tokens + (g.members[m] * p.token_stride + d * p.dim_stride) * size;
       const float weight = g.weights == nullptr ? 1.0f : g.weights[g.members[m] * p.weight_token];
-      const float* values = reinterpret_cast<const float*>(from);
-      if (p.dtype != DType::kFloat32 || p.dim_stride != 1) {
-        load_units<V>(from, p.dtype, width, p.dim_stride, reinterpret_cast<uint32_t*>(row));
-        values = row;
-      }
+      const float* values = floats_of(from, p.dtype, width, p.dim_stride, row);
       for (int64_t i = 0; i < width; ++i) sum[i] += weight * values[i];
     }
     if (p.mean && !divide) {
@@ -34,6 +24,6 @@ void merge_group(const MergeProblem& p, const Group& g) {
     } else if (divide) {
       for (int64_t i = 0; i < width; ++i) sum[i] /= g.size;
     }
-    store_floats(p.dtype, sum, width, g.out + d * size);
+    narrow(sum, p.dtype, width, g.out + d * size);
   }
 }

@@ -4,62 +4,15 @@
 #include <algorithm>
 #include <cstring>
 
-#include "narrow.h"
-#include "score_common.h"
-#include "target.h"
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "../common/kernel.h"
+#include "../common/target.h"
 
 namespace vtkernels::cpu {
+
+#define VTK_KERNEL "../compact/pool_kernel.inl"
+#include "../common/isa_kernels.inl"
+
 namespace {
-
-int64_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
-
-namespace baseline {
-#include "convert_baseline.h"
-// after the conversions that they use
-#include "convert.inl"
-#include "pool_kernel.inl"
-}  // namespace baseline
-
-#if defined(__x86_64__)
-VTK_TARGET("avx2,fma,f16c")
-namespace avx2 {
-#include "convert_f16c.h"
-// after the conversions that they use
-#include "convert.inl"
-#include "pool_kernel.inl"
-}  // namespace avx2
-VTK_TARGET_END
-VTK_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
-namespace avx512 {
-#include "convert_f16c.h"
-// after the conversions that they use
-#include "convert.inl"
-#include "pool_kernel.inl"
-}  // namespace avx512
-VTK_TARGET_END
-#endif
-
-using PoolWindow = void (*)(const PoolProblem& p, const char* first, int64_t rows, int64_t columns, char* out);
-
-PoolWindow pick() {
-#if defined(__x86_64__)
-  if (current_isa() >= Isa::kAvx512) return avx512::pool_window;
-  if (current_isa() == Isa::kAvx2) return avx2::pool_window;
-#endif
-  return baseline::pool_window;
-}
-
-void copy_row(const PoolProblem& p, const char* from, char* to) {
-  const int64_t size = element_size(p.dtype);
-  if (p.dim_stride == 1) {
-    memcpy(to, from, p.width * size);
-  } else {
-    for (int64_t i = 0; i < p.width; ++i) memcpy(to + i * size, from + i * p.dim_stride * size, size);
-  }
-}
 
 // A piece of `count` elements, `from_step` and `to_step` elements apart.
 template <typename T>
@@ -99,32 +52,31 @@ constexpr int64_t kShuffleBlock = 512;
 void pool_span(const Parallel& parallel, const PoolProblem& p) {
   const int64_t size = element_size(p.dtype), windows = p.grid_rows * p.grid_columns;
   const int64_t length = p.rows * p.columns, out_rows = p.n - length + windows;
-  const PoolWindow pool = pick();
+  const auto pool = VTK_PICK(pool_window);
   const int64_t reads = p.width * std::max<int64_t>(1, length / std::max<int64_t>(1, windows));
-  parallel(p.batch * out_rows, std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(1, reads)),
-           [&](int64_t begin, int64_t end) {
-             for (int64_t i = begin; i < end; ++i) {
-               const int64_t b = i / out_rows, row = i % out_rows, window = row - p.start;
-               const char* tokens = p.tokens + b * p.batch_stride * size;
-               char* out = p.out + (b * p.out_batch + row * p.out_row) * size;
-               int64_t token = row, rows = 1, columns = 1;
-               if (window >= windows) {
-                 token = row - windows + length;
-               } else if (window >= 0) {
-                 const int64_t y = window / p.grid_columns * p.window_rows;
-                 const int64_t x = window % p.grid_columns * p.window_columns;
-                 token = p.start + y * p.columns + x;
-                 rows = std::min(p.window_rows, p.rows - y);
-                 columns = std::min(p.window_columns, p.columns - x);
-               }
-               const char* first = tokens + token * p.token_stride * size;
-               if (rows == 1 && columns == 1) {
-                 copy_row(p, first, out);
-               } else {
-                 pool(p, first, rows, columns, out);
-               }
-             }
-           });
+  parallel(p.batch * out_rows, element_grain(reads), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t b = i / out_rows, row = i % out_rows, window = row - p.start;
+      const char* tokens = p.tokens + b * p.batch_stride * size;
+      char* out = p.out + (b * p.out_batch + row * p.out_row) * size;
+      int64_t token = row, rows = 1, columns = 1;
+      if (window >= windows) {
+        token = row - windows + length;
+      } else if (window >= 0) {
+        const int64_t y = window / p.grid_columns * p.window_rows;
+        const int64_t x = window % p.grid_columns * p.window_columns;
+        token = p.start + y * p.columns + x;
+        rows = std::min(p.window_rows, p.rows - y);
+        columns = std::min(p.window_columns, p.columns - x);
+      }
+      const char* first = tokens + token * p.token_stride * size;
+      if (rows == 1 && columns == 1) {
+        copy_row(first, p.dim_stride, p.width, size, out);
+      } else {
+        pool(p, first, rows, columns, out);
+      }
+    }
+  });
 }
 
 void shuffle_tokens(const Parallel& parallel, const ShuffleProblem& p) {
@@ -136,29 +88,27 @@ void shuffle_tokens(const Parallel& parallel, const ShuffleProblem& p) {
   const bool joined = dense && from[4] == channels && to[4] == channels;
   const int64_t columns = joined ? 1 : sizes[4], run = joined ? channels * sizes[4] : channels;
   const int64_t block = dense ? run : kShuffleBlock;
-  const int64_t window_elements = std::max<int64_t>(1, pieces * channels);
-  parallel(sizes[0] * sizes[1] * sizes[2], std::max<int64_t>(1, (1 << 15) / window_elements),
-           [&](int64_t begin, int64_t end) {
-             for (int64_t i = begin; i < end; ++i) {
-               const int64_t b = i / sizes[2] / sizes[1], y = i / sizes[2] % sizes[1], x = i % sizes[2];
-               const char* source = p.from + (b * from[0] + y * from[1] + x * from[2]) * p.element;
-               char* target = p.to + (b * to[0] + y * to[1] + x * to[2]) * p.element;
-               for (int64_t c = 0; c < run; c += block) {
-                 const int64_t count = std::min(block, run - c);
-                 for (int64_t row = 0; row < sizes[3]; ++row) {
-                   for (int64_t column = 0; column < columns; ++column) {
-                     const char* s = source + (row * from[3] + column * from[4] + c * from[5]) * p.element;
-                     char* t = target + (row * to[3] + column * to[4] + c * to[5]) * p.element;
-                     if (dense) {
-                       memcpy(t, s, count * p.element);
-                     } else {
-                       copy(s, t, count, from[5], to[5]);
-                     }
-                   }
-                 }
-               }
-             }
-           });
+  parallel(sizes[0] * sizes[1] * sizes[2], element_grain(pieces * channels), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t b = i / sizes[2] / sizes[1], y = i / sizes[2] % sizes[1], x = i % sizes[2];
+      const char* source = p.from + (b * from[0] + y * from[1] + x * from[2]) * p.element;
+      char* target = p.to + (b * to[0] + y * to[1] + x * to[2]) * p.element;
+      for (int64_t c = 0; c < run; c += block) {
+        const int64_t count = std::min(block, run - c);
+        for (int64_t row = 0; row < sizes[3]; ++row) {
+          for (int64_t column = 0; column < columns; ++column) {
+            const char* s = source + (row * from[3] + column * from[4] + c * from[5]) * p.element;
+            char* t = target + (row * to[3] + column * to[4] + c * to[5]) * p.element;
+            if (dense) {
+              memcpy(t, s, count * p.element);
+            } else {
+              copy(s, t, count, from[5], to[5]);
+            }
+          }
+        }
+      }
+    }
+  });
 }
 
 }  // namespace vtkernels::cpu

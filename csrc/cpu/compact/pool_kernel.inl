@@ -1,4 +1,4 @@
-// Means of windows, for one instruction set. Included by pool.cpp inside a namespace.
+// Means of windows, for one instruction set. Compiled by isa_kernels.inl.
 
 constexpr int64_t kPoolWidth = 1024;  // elements of a row that stay in the first-level cache
 
@@ -17,11 +17,7 @@ inline void pool_window(const PoolProblem& p, const char* first, int64_t rows, i
           widen(from, p.dtype, width, p.dim_stride, sum);
           continue;
         }
-        const auto* values = reinterpret_cast<const float*>(from);
-        if (p.dtype != DType::kFloat32 || p.dim_stride != 1) {
-          widen(from, p.dtype, width, p.dim_stride, row);
-          values = row;
-        }
+        const float* values = floats_of(from, p.dtype, width, p.dim_stride, row);
         for (int64_t k = 0; k < width; ++k) sum[k] += values[k];
       }
     }

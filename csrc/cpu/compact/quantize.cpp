@@ -7,19 +7,13 @@
 #include <cstring>
 #include <limits>
 
-#include "narrow.h"
-#include "score_common.h"
-#include "target.h"
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "../common/kernel.h"
+#include "../common/target.h"
 
 namespace vtkernels::cpu {
 namespace {
 
 constexpr int64_t kPad = 16;  // elements, of the widest vector
-
-int64_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
 char* row_of(const HeadRows& rows, int64_t batch, int64_t head, int64_t row, int64_t size) {
   return rows.data + (batch * rows.batch_stride + head * rows.head_stride + row * rows.row_stride) * size;
@@ -51,71 +45,30 @@ struct Owner {
   int32_t of_class, row;
 };
 
-namespace baseline {
-#include "convert_baseline.h"
-// after the conversions that they use
-#include "convert.inl"
-#include "quantize_kernel.inl"
-}  // namespace baseline
-
-#if defined(__x86_64__)
-VTK_TARGET("avx2,fma,f16c")
-namespace avx2 {
-#include "convert_f16c.h"
-// after the conversions that they use
-#include "convert.inl"
-#include "quantize_kernel.inl"
-}  // namespace avx2
-VTK_TARGET_END
-VTK_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
-namespace avx512 {
-#include "convert_f16c.h"
-// after the conversions that they use
-#include "convert.inl"
-#include "quantize_kernel.inl"
-}  // namespace avx512
-VTK_TARGET_END
-#endif
-
-struct Kernels {
-  bool (*quantize_head)(const QuantizeProblem& p, const QuantizedClass& c, int64_t batch, int64_t head);
-  void (*dequantize_rows)(const QuantizeProblem& p, const Owner* owner, int64_t batch, int64_t head, int64_t begin,
-                          int64_t end);
-};
-
-Kernels pick() {
-#if defined(__x86_64__)
-  if (current_isa() >= Isa::kAvx512) return {avx512::quantize_head, avx512::dequantize_rows};
-  if (current_isa() == Isa::kAvx2) return {avx2::quantize_head, avx2::dequantize_rows};
-#endif
-  return {baseline::quantize_head, baseline::dequantize_rows};
-}
-
-// Below about 2^15 elements a second thread costs more than it saves.
-int64_t grain(int64_t elements_of_an_item) {
-  return std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(1, elements_of_an_item));
-}
-
 }  // namespace
 
+#define VTK_KERNEL "../compact/quantize_kernel.inl"
+#include "../common/isa_kernels.inl"
+
 bool quantize_kv(const Parallel& parallel, const QuantizeProblem& p) {
-  const Kernels kernels = pick();
+  const auto quantize = VTK_PICK(quantize_head);
   const int64_t classes = static_cast<int64_t>(p.classes.size());
   int64_t rows = 0;
   for (const QuantizedClass& c : p.classes) rows += c.count;
   std::atomic<bool> bad{false};
   // The classes of a head stand together, so that threads get equal shares of large and small ones.
-  parallel(p.batch * p.heads * classes, grain(2 * p.width * (rows / classes + 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t b = i / classes / p.heads, head = i / classes % p.heads;
-      if (kernels.quantize_head(p, p.classes[i % classes], b, head)) bad.store(true, std::memory_order_relaxed);
-    }
-  });
+  parallel(p.batch * p.heads * classes, element_grain(2 * p.width * (rows / classes + 1)),
+           [&](int64_t begin, int64_t end) {
+             for (int64_t i = begin; i < end; ++i) {
+               const int64_t b = i / classes / p.heads, head = i / classes % p.heads;
+               if (quantize(p, p.classes[i % classes], b, head)) bad.store(true, std::memory_order_relaxed);
+             }
+           });
   return bad.load();
 }
 
 bool dequantize_kv(const Parallel& parallel, const QuantizeProblem& p) {
-  const Kernels kernels = pick();
+  const auto dequantize = VTK_PICK(dequantize_rows);
   std::vector<Owner> owners(p.batch * p.tokens, Owner{0, -1});
   bool bad = false;
   for (int64_t b = 0; b < p.batch; ++b) {
@@ -131,11 +84,11 @@ bool dequantize_kv(const Parallel& parallel, const QuantizeProblem& p) {
       }
     }
   }
-  parallel(p.batch * p.heads * p.tokens, grain(2 * p.width), [&](int64_t begin, int64_t end) {
+  parallel(p.batch * p.heads * p.tokens, element_grain(2 * p.width), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end;) {
       const int64_t b = i / p.tokens / p.heads, head = i / p.tokens % p.heads, t = i % p.tokens;
       const int64_t stop = std::min(p.tokens, t + end - i);
-      kernels.dequantize_rows(p, owners.data() + b * p.tokens, b, head, t, stop);
+      dequantize(p, owners.data() + b * p.tokens, b, head, t, stop);
       i += stop - t;
     }
   });

@@ -1,5 +1,5 @@
-// Ranges, levels and bytes of rows, for one instruction set. Included by quantize.cpp inside a namespace, after
-// convert.inl. Rows are float32 in scratch memory, padded to kPad elements, so that loops over them have no remainder.
+// Ranges, levels and bytes of rows, for one instruction set. Compiled by isa_kernels.inl. Rows are float32 in scratch
+// memory, padded to kPad elements, so that loops over them have no remainder.
 
 // What a channel or a token has seen: its range, and in `poison` 0 or, once an element was not finite, NaN.
 inline void widen_range(const float* __restrict x, int64_t count, float* __restrict low, float* __restrict high,

@@ -4,12 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "narrow.h"
-#include "score_common.h"
-#include "target.h"
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "../common/kernel.h"
+#include "../common/target.h"
 
 namespace vtkernels::cpu {
 namespace {
@@ -21,43 +17,10 @@ struct RotateScratch {
   std::vector<char> result;
 };
 
-namespace baseline {
-#include "convert_baseline.h"
-// after the conversions that they use
-#include "convert.inl"
-#include "rotate_kernel.inl"
-}  // namespace baseline
-
-#if defined(__x86_64__)
-VTK_TARGET("avx2,fma,f16c")
-namespace avx2 {
-#include "convert_f16c.h"
-// after the conversions that they use
-#include "convert.inl"
-#include "rotate_kernel.inl"
-}  // namespace avx2
-VTK_TARGET_END
-VTK_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
-namespace avx512 {
-#include "convert_f16c.h"
-// after the conversions that they use
-#include "convert.inl"
-#include "rotate_kernel.inl"
-}  // namespace avx512
-VTK_TARGET_END
-#endif
-
-using RotateToken = void (*)(const RotateProblem& p, const double* freq, int64_t b, int64_t n, RotateScratch& scratch);
-
-RotateToken pick() {
-#if defined(__x86_64__)
-  if (current_isa() >= Isa::kAvx512) return avx512::rotate_token;
-  if (current_isa() == Isa::kAvx2) return avx2::rotate_token;
-#endif
-  return baseline::rotate_token;
-}
-
 }  // namespace
+
+#define VTK_KERNEL "../compact/rotate_kernel.inl"
+#include "../common/isa_kernels.inl"
 
 void rotate_keys(const Parallel& parallel, const RotateProblem& p) {
   if (p.heads == 0 || p.width == 0) return;
@@ -67,7 +30,7 @@ void rotate_keys(const Parallel& parallel, const RotateProblem& p) {
       freq[axis * p.pairs + i] = p.inv_freq[axis * p.freq_axis + i * p.freq_pair];
     }
   }
-  const RotateToken rotate = pick();
+  const auto rotate = VTK_PICK(rotate_token);
   const int64_t grain = std::max<int64_t>(1, (1 << 14) / (p.heads * p.width));
   parallel(p.batch * p.tokens, grain, [&](int64_t begin, int64_t end) {
     RotateScratch scratch(p.pairs);

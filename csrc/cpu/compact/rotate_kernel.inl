@@ -1,4 +1,4 @@
-// One token of all heads, for one instruction set. Included by rotate.cpp inside a namespace, after convert.inl.
+// One token of all heads, for one instruction set. Compiled by isa_kernels.inl.
 
 // float32 cosines and sines of float64 angles of any size: polynomials on a quarter turn around 0.
 inline void cos_sin(const double* angle, int64_t count, float* cosine, float* sine) {
@@ -19,7 +19,7 @@ inline void cos_sin(const double* angle, int64_t count, float* cosine, float* si
 }
 
 inline void rotate_token(const RotateProblem& p, const double* freq, int64_t b, int64_t n, RotateScratch& scratch) {
-  const int64_t size = p.dtype == DType::kFloat32 ? 4 : 2, turning = 2 * p.pairs;
+  const int64_t size = element_size(p.dtype), turning = 2 * p.pairs;
   double* angle = scratch.angle.data();
   std::fill_n(angle, p.pairs, 0.0);
   for (int64_t axis = 0; axis < p.axes; ++axis) {

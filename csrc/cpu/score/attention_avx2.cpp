@@ -1,26 +1,23 @@
 // Attention kernel for AVX2 with FMA and F16C.
+#include "../common/kernel.h"
+#include "../common/target.h"
 #include "attention_isa.h"
-#include "score_common.h"
-#include "target.h"
 #if defined(__x86_64__)
-#include <immintrin.h>
-VTK_TARGET("avx2,fma,f16c")
+VTK_TARGET_AVX2
 
 namespace vtkernels::cpu {
 namespace {
 
-namespace lanes {
-#include "score_avx2.h"
-}
+#include "../common/isa_avx2.h"
 // after the vector type
 #include "attention_exp2.inl"
 
-struct V : lanes::V {
+struct V : Float {
   using Int = int32_t __attribute__((vector_size(32)));
   static constexpr int kKeys = 6;
 
   static Reg load(const float* from) { return _mm256_loadu_ps(from); }
-  static Reg load(const uint32_t* from) { return lanes::V::load(from); }
+  static Reg load(const uint32_t* from) { return Float::load(from); }
   static Reg broadcast(const float* from) { return _mm256_broadcast_ss(from); }
   static Reg set1(float x) { return _mm256_set1_ps(x); }
   static Reg max(Reg a, Reg b) { return _mm256_max_ps(a, b); }
@@ -40,14 +37,14 @@ struct V : lanes::V {
 };
 
 // after the vector operations
-#include "score_kernel.inl"
+#include "../common/tile.inl"
 // after the kernel whose loads it uses
 #include "attention_kernel.inl"
 
 }  // namespace
 
-void attention_avx2(const Parallel& parallel, const AttentionProblem& problem, const AttentionSequence* sequences,
-                    int64_t count) {
+void avx2::run_attention(const Parallel& parallel, const AttentionProblem& problem, const AttentionSequence* sequences,
+                         int64_t count) {
   attention<V>(parallel, problem, sequences, count);
 }
 

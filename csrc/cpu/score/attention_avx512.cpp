@@ -1,18 +1,14 @@
 // Attention kernel for AVX-512 (F, BW, DQ, VL).
+#include "../common/kernel.h"
+#include "../common/target.h"
 #include "attention_isa.h"
-#include "score_common.h"
-#include "target.h"
 #if defined(__x86_64__)
-#include <immintrin.h>
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // gcc 12's own AVX-512 header
-#endif
-VTK_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+VTK_TARGET_AVX512
 
 namespace vtkernels::cpu {
 namespace {
 
-#include "score_avx512.h"
+#include "../common/isa_avx512.h"
 // after the vector type
 #include "attention_exp2.inl"
 
@@ -41,14 +37,14 @@ struct V : Float {
 };
 
 // after the vector operations
-#include "score_kernel.inl"
+#include "../common/tile.inl"
 // after the kernel whose loads it uses
 #include "attention_kernel.inl"
 
 }  // namespace
 
-void attention_avx512(const Parallel& parallel, const AttentionProblem& problem, const AttentionSequence* sequences,
-                      int64_t count) {
+void avx512::run_attention(const Parallel& parallel, const AttentionProblem& problem,
+                           const AttentionSequence* sequences, int64_t count) {
   attention<V>(parallel, problem, sequences, count);
 }
 

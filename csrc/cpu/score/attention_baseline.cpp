@@ -1,20 +1,16 @@
 // Attention kernel for any processor: four lanes through the compiler's vector extension.
+#include "../common/kernel.h"
+#include "../common/target.h"
 #include "attention_isa.h"
-#include "score_common.h"
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
 
 namespace vtkernels::cpu {
 namespace {
 
-namespace lanes {
-#include "score_baseline.h"
-}
+#include "../common/isa_baseline.h"
 // after the vector type
 #include "attention_exp2.inl"
 
-struct V : lanes::V {
+struct V : Float {
   using Int = int32_t __attribute__((vector_size(16)));
   static constexpr int kKeys = 4;
 
@@ -23,7 +19,7 @@ struct V : lanes::V {
     memcpy(&x, from, sizeof x);
     return x;
   }
-  static Reg load(const uint32_t* from) { return lanes::V::load(from); }
+  static Reg load(const uint32_t* from) { return Float::load(from); }
   static Reg broadcast(const float* from) { return set1(*from); }
   static Reg set1(float x) { return Reg{x, x, x, x}; }
   static Reg max(Reg a, Reg b) { return a > b ? a : b; }
@@ -34,14 +30,14 @@ struct V : lanes::V {
 };
 
 // after the vector operations
-#include "score_kernel.inl"
+#include "../common/tile.inl"
 // after the kernel whose loads it uses
 #include "attention_kernel.inl"
 
 }  // namespace
 
-void attention_baseline(const Parallel& parallel, const AttentionProblem& problem, const AttentionSequence* sequences,
-                        int64_t count) {
+void baseline::run_attention(const Parallel& parallel, const AttentionProblem& problem,
+                             const AttentionSequence* sequences, int64_t count) {
   attention<V>(parallel, problem, sequences, count);
 }
 

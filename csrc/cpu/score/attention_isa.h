@@ -5,12 +5,14 @@
 
 namespace vtkernels::cpu {
 
-using AttentionKernel = void (*)(const Parallel&, const AttentionProblem&, const AttentionSequence*, int64_t);
-
-void attention_baseline(const Parallel&, const AttentionProblem&, const AttentionSequence*, int64_t);
-#if defined(__x86_64__)
-void attention_avx2(const Parallel&, const AttentionProblem&, const AttentionSequence*, int64_t);
-void attention_avx512(const Parallel&, const AttentionProblem&, const AttentionSequence*, int64_t);
-#endif
+namespace baseline {
+void run_attention(const Parallel&, const AttentionProblem&, const AttentionSequence*, int64_t);
+}
+namespace avx2 {
+void run_attention(const Parallel&, const AttentionProblem&, const AttentionSequence*, int64_t);
+}
+namespace avx512 {
+void run_attention(const Parallel&, const AttentionProblem&, const AttentionSequence*, int64_t);
+}
 
 }  // namespace vtkernels::cpu

@@ -1,8 +1,8 @@
 // The attention kernel, for one instruction set. Included by attention_<isa>.cpp inside a namespace, after
-// score_kernel.inl and the vector type V:
+// tile.inl and the vector type V:
 //   kWidth float lanes; kKeys, keys of the register tile
 //   zero, load, broadcast, set1, store, dot(a, b, acc), max, nan_max (a NaN of either stays), where_le(a, b, yes, no),
-//   sum, exp2; halves, as score_kernel.inl wants it
+//   sum, exp2; what tile.inl wants
 //
 // A lane is a slot: a query row of one head. The rows that one key head serves are packed into panels of slots; a block
 // of keys is multiplied with one panel at a time, key values broadcast. With `lse` or `logits` each product is final

@@ -83,7 +83,7 @@ class AttentionUnit {
   };
 
   const char* element(const void* data, int64_t offset) const {
-    return static_cast<const char*>(data) + offset * (p_.dtype == DType::kFloat32 ? 4 : 2);
+    return static_cast<const char*>(data) + offset * element_size(p_.dtype);
   }
 
   // Heads begin at a vector of their own unless all slots end up in one sum.

@@ -1,20 +1,11 @@
-// The kernels of rows.cpp for one instruction set, in the compiler's vectors. Included inside a namespace, after
-// kVectorBytes and halves(const uint16_t*), which loads a vector of float16.
+// The kernels of rows.cpp for one instruction set, in the compiler's vectors. Compiled by isa_kernels.inl.
 //
 // A sum over a row has four chains of lanes that are added in a fixed order at its end. So a result depends on neither
 // other rows nor the number of threads.
 
-constexpr int64_t kLanes = kVectorBytes / 4;
-using Vector = float __attribute__((vector_size(kVectorBytes)));
 using Words = int32_t __attribute__((vector_size(kVectorBytes)));
 
-inline Vector load(const float* from) {
-  Vector x;
-  memcpy(&x, from, sizeof x);
-  return x;
-}
-
-inline Vector load(const Half* from) { return halves(&from->bits); }
+inline Vector load(const Half* from) { return load_halves(&from->bits); }
 
 inline Vector load(const BFloat16* from) {
   using Shorts = uint16_t __attribute__((vector_size(kVectorBytes / 2)));
@@ -24,12 +15,6 @@ inline Vector load(const BFloat16* from) {
 }
 
 inline Vector absolute(Vector x) { return reinterpret_cast<Vector>(reinterpret_cast<Words>(x) & 0x7fffffff); }
-
-inline float total(Vector x) {
-  float sum = 0;
-  for (int64_t i = 0; i < kLanes; ++i) sum += x[i];
-  return sum;
-}
 
 struct Chains {
   Vector of[4] = {};
@@ -190,7 +175,7 @@ void statistics(const StatisticsProblem& p, int64_t begin, int64_t end) {
 
 // A row as float32, zeros up to `padded`, a multiple of kLanes.
 template <class T>
-void widen(const T* row, int64_t width, int64_t step, int64_t padded, float* to) {
+void widen_padded(const T* row, int64_t width, int64_t step, int64_t padded, float* to) {
   for (int64_t i = 0; i < padded; i += kLanes) {
     if (step == 1 && i + kLanes <= width) {
       const Vector x = load(row + i);
@@ -260,7 +245,7 @@ void residual_range(const ResidualProblem& p, int64_t begin, int64_t end) {
   for (int64_t b = begin / p.n; b * p.n < end; ++b) {
     const T* from = reinterpret_cast<const T*>(p.basis) + b * p.basis_batch;
     for (int64_t j = 0; j < p.rank; ++j) {
-      widen(from + j * p.basis_stride, p.width, p.basis_dim_stride, padded, basis + j * padded);
+      widen_padded(from + j * p.basis_stride, p.width, p.basis_dim_stride, padded, basis + j * padded);
     }
     std::fill_n(basis + p.rank * padded, (rank - p.rank) * padded, 0.0f);
     const T* tokens = reinterpret_cast<const T*>(p.tokens) + b * p.batch_stride;
@@ -268,7 +253,7 @@ void residual_range(const ResidualProblem& p, int64_t begin, int64_t end) {
     for (int64_t t = std::max<int64_t>(0, begin - b * p.n); t < last;) {
       const int64_t count = std::min(kRows, last - t);
       for (int64_t r = 0; r < count; ++r) {
-        widen(tokens + (t + r) * p.token_stride, p.width, p.dim_stride, padded, rows + r * padded);
+        widen_padded(tokens + (t + r) * p.token_stride, p.width, p.dim_stride, padded, rows + r * padded);
       }
       float* out = p.out + b * p.out_batch + t;
       if (count == kRows) {

@@ -1,75 +1,10 @@
 // Prototype scores: the choice of the instruction set, and the split over threads.
-#include <atomic>
-
-#include "score_common.h"
+#include "../common/kernel.h"
+#include "../common/target.h"
+#include "score_isa.h"
 
 namespace vtkernels::cpu {
 namespace {
-
-std::atomic<Isa> limit{Isa::kAvx512Bf16};
-
-Isa detect() {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  // Every processor with AVX2 has F16C, a name that older clangs do not know.
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (avx512 && __builtin_cpu_supports("avx512bf16")) return Isa::kAvx512Bf16;
-  if (avx512) return Isa::kAvx512;
-  if (avx2) return Isa::kAvx2;
-#endif
-  return Isa::kBaseline;
-}
-
-ScoreKernel pick(Isa isa, DType dtype) {
-  const bool bf16 = dtype == DType::kBFloat16;
-  switch (isa) {
-#if defined(__x86_64__)
-    case Isa::kAvx512Bf16:
-      return bf16 ? score_avx512bf16 : score_avx512;
-    case Isa::kAvx512Bf16Emulated:
-      return bf16 ? score_avx512bf16_emulated : score_avx512;
-    case Isa::kAvx512:
-      return score_avx512;
-    case Isa::kAvx2:
-      return score_avx2;
-#endif
-    default:
-      return score_baseline;
-  }
-}
-
-struct Buffer {
-  ~Buffer() { std::free(data); }
-  void* data = nullptr;
-  int64_t floats = 0;
-};
-
-}  // namespace
-
-float* thread_scratch(int64_t floats) {
-  thread_local Buffer buffer;
-  if (buffer.floats < floats) {
-    std::free(buffer.data);
-    buffer.floats = 0;
-    buffer.data = std::aligned_alloc(64, ceil_div(floats, 16) * 64);
-    if (buffer.data == nullptr) throw std::bad_alloc();
-    buffer.floats = floats;
-  }
-  return static_cast<float*>(buffer.data);
-}
-
-Isa supported_isa() {
-  static const Isa best = detect();
-  return best;
-}
-
-Isa current_isa() {
-  const Isa wanted = limit.load(std::memory_order_relaxed);
-  if (wanted == Isa::kAvx512Bf16Emulated) return supported_isa() >= Isa::kAvx512 ? wanted : supported_isa();
-  return std::min(wanted, supported_isa());
-}
 
 std::vector<int64_t> rows_before(const Segment* segments, int64_t segment_count) {
   std::vector<int64_t> begin(segment_count + 1, 0);
@@ -77,7 +12,7 @@ std::vector<int64_t> rows_before(const Segment* segments, int64_t segment_count)
   return begin;
 }
 
-void limit_isa(Isa highest) { limit.store(highest, std::memory_order_relaxed); }
+}  // namespace
 
 void prototype_scores(const Parallel& parallel, const ScoreProblem& problem, const Segment* segments,
                       int64_t segment_count) {
@@ -86,7 +21,7 @@ void prototype_scores(const Parallel& parallel, const ScoreProblem& problem, con
   if (rows == 0) return;
 
   const ScoreWork work{&problem, segments, row_begin.data(), segment_count};
-  const ScoreKernel kernel = pick(current_isa(), problem.dtype);
+  const ScoreKernel kernel = VTK_PICK_PAIRS(run_score, problem.dtype);
   // Below about 2^18 multiply-adds a second thread costs more than it saves.
   const int64_t grain = std::max<int64_t>(1, (1 << 18) / std::max<int64_t>(1, problem.width * problem.prototype_count));
   parallel(rows, grain, [&](int64_t begin, int64_t end) { kernel(work, begin, end); });
@@ -112,7 +47,7 @@ void prototype_softmax_scores(const Parallel& parallel, ScoreProblem problem, co
     summing.token_sums = partial.data();
     summing.score_stride = 1;
     const ScoreWork work{&summing, blocked.data(), row_begin.data(), segment_count};
-    const ScoreKernel kernel = pick(current_isa(), problem.dtype);
+    const ScoreKernel kernel = VTK_PICK_PAIRS(run_score, problem.dtype);
     const auto row_of = [&](int64_t block) {
       const int64_t s = std::upper_bound(block_begin.begin(), block_begin.end() - 1, block) - block_begin.begin() - 1;
       return std::min(row_begin[s] + (block - block_begin[s]) * kSumTokens, row_begin[s + 1]);

@@ -1,19 +1,22 @@
 // Score kernel for AVX2 with FMA and F16C.
-#include "score_common.h"
-#include "target.h"
+#include "../common/kernel.h"
+#include "../common/target.h"
+#include "score_isa.h"
 #if defined(__x86_64__)
-#include <immintrin.h>
-VTK_TARGET("avx2,fma,f16c")
+VTK_TARGET_AVX2
 
 namespace vtkernels::cpu {
 namespace {
 
-#include "score_avx2.h"
+#include "../common/isa_avx2.h"
+// after the vector type
+#include "../common/tile.inl"
+// after the register tile
 #include "score_kernel.inl"
 
 }  // namespace
 
-void score_avx2(const ScoreWork& work, int64_t begin, int64_t end) { score<V>(work, begin, end); }
+void avx2::run_score(const ScoreWork& work, int64_t begin, int64_t end) { score<Float>(work, begin, end); }
 
 }  // namespace vtkernels::cpu
 

@@ -1,31 +1,22 @@
 // Score kernel for bf16 inputs on processors with AVX512_BF16: exact products of pairs, added in float32.
-#include "score_common.h"
-#include "target.h"
+#include "../common/kernel.h"
+#include "../common/target.h"
+#include "score_isa.h"
 #if defined(__x86_64__)
-#include <immintrin.h>
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // gcc 12's own AVX-512 header
-#endif
-VTK_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")
+VTK_TARGET_AVX512BF16
 
 namespace vtkernels::cpu {
 namespace {
 
-#include "score_avx512.h"
-
-struct Pairs : Float {
-  static constexpr bool kPairs = true;
-
-  static Reg dot(Reg a, Reg b, Reg acc) {
-    return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
-  }
-};
-
+#include "../common/isa_avx512bf16.h"
+// after the vector type
+#include "../common/tile.inl"
+// after the register tile
 #include "score_kernel.inl"
 
 }  // namespace
 
-void score_avx512bf16(const ScoreWork& work, int64_t begin, int64_t end) { score<Pairs>(work, begin, end); }
+void avx512bf16::run_score(const ScoreWork& work, int64_t begin, int64_t end) { score<Pairs>(work, begin, end); }
 
 }  // namespace vtkernels::cpu
 

@@ -1,17 +1,19 @@
 // Score kernel for any processor: four lanes through the compiler's vector extension.
-#include "score_common.h"
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
+#include "../common/kernel.h"
+#include "../common/target.h"
+#include "score_isa.h"
 
 namespace vtkernels::cpu {
 namespace {
 
-#include "score_baseline.h"
+#include "../common/isa_baseline.h"
+// after the vector type
+#include "../common/tile.inl"
+// after the register tile
 #include "score_kernel.inl"
 
 }  // namespace
 
-void score_baseline(const ScoreWork& work, int64_t begin, int64_t end) { score<V>(work, begin, end); }
+void baseline::run_score(const ScoreWork& work, int64_t begin, int64_t end) { score<Float>(work, begin, end); }
 
 }  // namespace vtkernels::cpu

@@ -15,12 +15,20 @@ struct ScoreWork {
 // Scores of the rows [begin, end) of the concatenated segments.
 using ScoreKernel = void (*)(const ScoreWork& work, int64_t begin, int64_t end);
 
-void score_baseline(const ScoreWork& work, int64_t begin, int64_t end);
-#if defined(__x86_64__)
-void score_avx2(const ScoreWork& work, int64_t begin, int64_t end);
-void score_avx512(const ScoreWork& work, int64_t begin, int64_t end);
-void score_avx512bf16(const ScoreWork& work, int64_t begin, int64_t end);
-void score_avx512bf16_emulated(const ScoreWork& work, int64_t begin, int64_t end);
-#endif
+namespace baseline {
+void run_score(const ScoreWork& work, int64_t begin, int64_t end);
+}
+namespace avx2 {
+void run_score(const ScoreWork& work, int64_t begin, int64_t end);
+}
+namespace avx512 {
+void run_score(const ScoreWork& work, int64_t begin, int64_t end);
+}
+namespace avx512bf16 {
+void run_score(const ScoreWork& work, int64_t begin, int64_t end);
+}
+namespace avx512bf16_emulated {
+void run_score(const ScoreWork& work, int64_t begin, int64_t end);
+}
 
 }  // namespace vtkernels::cpu

@@ -4,9 +4,9 @@
 #include <cmath>
 #include <memory>
 
-#include "batch_rows.h"
-#include "products.h"
-#include "score_common.h"
+#include "../common/batch_rows.h"
+#include "../common/kernel.h"
+#include "../common/products.h"
 
 namespace vtkernels::cpu {
 namespace {

@@ -16,9 +16,7 @@ struct ClusterProblem {
   IndexOut assignment;  // [batch, n]
   int64_t assignment_batch;
 
-  Matrix row(int64_t b) const {
-    return {features + b * batch_stride * (dtype == DType::kFloat32 ? 4 : 2), token_stride, dim_stride};
-  }
+  Matrix row(int64_t b) const { return {features + b * batch_stride * element_size(dtype), token_stride, dim_stride}; }
 };
 
 struct CentreTokens {

@@ -1,8 +1,8 @@
 // k-means: products with the centres, chunk by chunk of tokens, and means summed in token order.
-#include "batch_rows.h"
+#include "../common/batch_rows.h"
+#include "../common/kernel.h"
+#include "../common/products.h"
 #include "cluster.h"
-#include "products.h"
-#include "score_common.h"
 
 namespace vtkernels::cpu {
 namespace {

@@ -1,14 +1,14 @@
 // Bipartite matching: the score kernel with a row's targets as prototypes, then the radix selection.
 #include "match.h"
 
-#include "batch_rows.h"
-#include "score_common.h"
+#include "../common/batch_rows.h"
+#include "../common/kernel.h"
 
 namespace vtkernels::cpu {
 namespace {
 
 void match_row(const Parallel& parallel, const MatchProblem& p, int64_t b) {
-  const int64_t size = p.dtype == DType::kFloat32 ? 4 : 2, r = p.merged;
+  const int64_t size = element_size(p.dtype), r = p.merged;
   std::vector<int64_t> picked(r), source, nearest;
   if (r > 0) {
     // Sources lie in runs between the targets.

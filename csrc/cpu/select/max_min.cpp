@@ -107,8 +107,7 @@ class MaxMin {
   }
 
   const void* element(int64_t row) const {
-    return static_cast<const char*>(p_.features.data) +
-           row * p_.features.row_stride * (p_.dtype == DType::kFloat32 ? 4 : 2);
+    return static_cast<const char*>(p_.features.data) + row * p_.features.row_stride * element_size(p_.dtype);
   }
 
   // The open tokens of highest bound with all others. Returns them: their bounds are their distances now.

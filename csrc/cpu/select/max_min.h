@@ -3,9 +3,9 @@
 
 #include <limits>
 
+#include "../common/kernel.h"
+#include "../common/products.h"
 #include "diverse.h"
-#include "products.h"
-#include "score_common.h"
 
 namespace vtkernels::cpu {
 

@@ -1,23 +1,11 @@
 // Exact selection of k scores, ascending, ties to the lowest index: the choice of the instruction set.
-#include "score_common.h"
+#include "../common/kernel.h"
+#include "../common/target.h"
 #include "select_isa.h"
 
 namespace vtkernels::cpu {
 
-const SelectKernel& select_kernel() {
-  switch (current_isa()) {
-#if defined(__x86_64__)
-    case Isa::kAvx512:
-    case Isa::kAvx512Bf16:
-    case Isa::kAvx512Bf16Emulated:
-      return select_avx512;
-    case Isa::kAvx2:
-      return select_avx2;
-#endif
-    default:
-      return select_baseline;
-  }
-}
+const SelectKernel& select_kernel() { return VTK_PICK(kSelect); }
 
 void select_row(const float* scores, int64_t stride, int64_t n, int64_t k, bool largest, int64_t base,
                 const IndexOut& out, int64_t at) {

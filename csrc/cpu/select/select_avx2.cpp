@@ -1,11 +1,11 @@
 // Selection for AVX2.
 #include <algorithm>
 
+#include "../common/target.h"
 #include "select_isa.h"
-#include "target.h"
 #include "vtkernels/key.h"
 #if defined(__x86_64__)
-VTK_TARGET("avx2")
+VTK_TARGET_AVX2
 
 namespace vtkernels::cpu {
 namespace {
@@ -14,7 +14,7 @@ namespace {
 
 }  // namespace
 
-const SelectKernel select_avx2{find, emit};
+const SelectKernel avx2::kSelect{find, emit};
 
 }  // namespace vtkernels::cpu
 

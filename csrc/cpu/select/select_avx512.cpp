@@ -1,12 +1,11 @@
 // Selection for AVX-512. Compressing to a register and storing it whole is fast everywhere; compressing stores are not.
 #include <algorithm>
 
+#include "../common/target.h"
 #include "select_isa.h"
-#include "target.h"
 #include "vtkernels/key.h"
 #if defined(__x86_64__)
-#include <immintrin.h>
-VTK_TARGET("avx512f,avx512bw,avx512dq,avx512vl,popcnt")
+VTK_TARGET_AVX512
 
 namespace vtkernels::cpu {
 namespace {
@@ -49,7 +48,7 @@ struct V {
 
 }  // namespace
 
-const SelectKernel select_avx512{find, emit};
+const SelectKernel avx512::kSelect{find, emit};
 
 }  // namespace vtkernels::cpu
 

@@ -11,6 +11,6 @@ namespace {
 
 }  // namespace
 
-const SelectKernel select_baseline{find, emit};
+const SelectKernel baseline::kSelect{find, emit};
 
 }  // namespace vtkernels::cpu

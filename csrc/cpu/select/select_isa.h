@@ -24,9 +24,14 @@ constexpr int64_t select_scratch(int64_t n) { return 2 * (n + kSelectPadding); }
 
 const SelectKernel& select_kernel();  // of the instruction set in use
 
-extern const SelectKernel select_baseline;
-#if defined(__x86_64__)
-extern const SelectKernel select_avx2, select_avx512;
-#endif
+namespace baseline {
+extern const SelectKernel kSelect;
+}
+namespace avx2 {
+extern const SelectKernel kSelect;
+}
+namespace avx512 {
+extern const SelectKernel kSelect;
+}
 
 }  // namespace vtkernels::cpu

@@ -8,11 +8,13 @@ namespace vtkernels::cpu {
 
 enum class DType : int32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 
+constexpr int64_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
 // Instruction sets of the score kernel, weakest first. kAvx512Bf16Emulated runs the bf16 kernel's layout with plain
 // AVX-512 arithmetic, so that it can be tested where the processor has no bf16 instructions.
 enum class Isa : int32_t { kBaseline = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3, kAvx512Bf16Emulated = 4 };
 
-// The best set of this processor, and the one in use (the best unless limited).
+// The best set of this processor, and the one in use: the fastest, which is not always the best, unless limited.
 Isa supported_isa();
 Isa current_isa();
 void limit_isa(Isa highest);

@@ -1,9 +1,10 @@
 // cell_attention and argmax_attention as torch ops on the CPU.
+#include "../../cpu/attend/attend.h"
+
 #include <cmath>
 
-#include "../cpu/attend.h"
-#include "box.h"
-#include "cpu_common.h"
+#include "../box.h"
+#include "common.h"
 
 namespace vtkernels {
 namespace {

@@ -1,9 +1,8 @@
 // attention_scores and attention_scores_varlen as torch ops on the CPU.
-#include "vtkernels/cpu_attention.h"
-
 #include <cmath>
 
-#include "cpu_common.h"
+#include "common.h"
+#include "vtkernels/cpu_attention.h"
 
 namespace vtkernels {
 namespace {

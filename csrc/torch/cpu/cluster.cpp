@@ -1,7 +1,8 @@
 // The clustering ops as torch ops on the CPU.
-#include "../cpu/cluster.h"
-#include "box.h"
-#include "cpu_common.h"
+#include "../../cpu/select/cluster.h"
+
+#include "../box.h"
+#include "common.h"
 
 namespace vtkernels {
 namespace {

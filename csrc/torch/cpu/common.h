@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "box.h"
-#include "tensor.h"
+#include "../box.h"
+#include "../tensor.h"
 #include "vtkernels/cpu.h"
 
 namespace vtkernels {

@@ -1,8 +1,9 @@
 // select_diverse as a torch op on the CPU.
+#include "../../cpu/select/diverse.h"
+
 #include <atomic>
 
-#include "../cpu/diverse.h"
-#include "cpu_common.h"
+#include "common.h"
 
 namespace vtkernels {
 namespace {

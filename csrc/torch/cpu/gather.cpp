@@ -1,5 +1,5 @@
 // gather_tokens, gather_kv and gather_kv_inplace as torch ops on the CPU.
-#include "cpu_common.h"
+#include "common.h"
 
 namespace vtkernels {
 namespace {

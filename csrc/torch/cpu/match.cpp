@@ -1,7 +1,8 @@
 // match_bipartite as a torch op on the CPU.
-#include "../cpu/match.h"
-#include "box.h"
-#include "cpu_common.h"
+#include "../../cpu/select/match.h"
+
+#include "../box.h"
+#include "common.h"
 
 namespace vtkernels {
 namespace {

@@ -1,7 +1,8 @@
 // merge_tokens as a torch op on the CPU.
-#include "../cpu/merge.h"
-#include "box.h"
-#include "cpu_common.h"
+#include "../../cpu/compact/merge.h"
+
+#include "../box.h"
+#include "common.h"
 
 namespace vtkernels {
 namespace {

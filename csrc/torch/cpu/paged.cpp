@@ -1,8 +1,9 @@
 // compact_kv_paged and prune_topk_paged as torch ops on the CPU.
-#include "../cpu/paged.h"
-#include "box.h"
-#include "cpu_common.h"
-#include "cpu_prune.h"
+#include "../../cpu/compact/paged.h"
+
+#include "../box.h"
+#include "common.h"
+#include "prune.h"
 
 namespace vtkernels {
 namespace {

@@ -1,7 +1,8 @@
 // pool_span, shuffle_tokens and unshuffle_tokens as torch ops on the CPU.
-#include "../cpu/pool.h"
-#include "box.h"
-#include "cpu_common.h"
+#include "../../cpu/compact/pool.h"
+
+#include "../box.h"
+#include "common.h"
 
 namespace vtkernels {
 namespace {

@@ -1,5 +1,5 @@
 // prune_topk and prune_topk_varlen as torch ops on the CPU.
-#include "cpu_prune.h"
+#include "prune.h"
 
 #include <cmath>
 

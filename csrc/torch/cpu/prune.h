@@ -1,7 +1,7 @@
 // The packed prune, for the ops that move more than its own caches.
 #pragma once
 
-#include "cpu_common.h"
+#include "common.h"
 
 namespace vtkernels {
 

@@ -1,7 +1,8 @@
 // quantize_kv and dequantize_kv as torch ops on the CPU.
-#include "../cpu/quantize.h"
-#include "box.h"
-#include "cpu_common.h"
+#include "../../cpu/compact/quantize.h"
+
+#include "../box.h"
+#include "common.h"
 
 namespace vtkernels {
 namespace {

@@ -1,6 +1,7 @@
 // rotate_keys as a torch op on the CPU.
-#include "../cpu/rotate.h"
-#include "cpu_common.h"
+#include "../../cpu/compact/rotate.h"
+
+#include "common.h"
 
 namespace vtkernels {
 namespace {

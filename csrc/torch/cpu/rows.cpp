@@ -1,8 +1,9 @@
 // temporal_scores, row_statistics and subspace_residual as torch ops on the CPU.
+#include "../../cpu/score/rows.h"
+
 #include <limits>
 
-#include "../cpu/rows.h"
-#include "cpu_common.h"
+#include "common.h"
 
 namespace vtkernels {
 namespace {

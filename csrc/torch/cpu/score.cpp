@@ -1,5 +1,5 @@
 // prototype_scores, prototype_topm and prototype_softmax_scores as torch ops on the CPU.
-#include "cpu_common.h"
+#include "common.h"
 
 namespace vtkernels {
 namespace {
@@ -45,7 +45,7 @@ ScoreCall check_scores(const char* op, const Tensor& tokens, const Tensor& proto
 void run_scores(const ScoreCall& call, const Tensor& scores, const Tensor& argmax, int64_t inner_dims) {
   const View s(scores);
   const IndexOut indices = index_out(argmax);
-  const int64_t token = call.packed ? 0 : 1, size = call.problem.dtype == cpu::DType::kFloat32 ? 4 : 2;
+  const int64_t token = call.packed ? 0 : 1, size = element_size(call.problem.dtype);
   const int64_t group_stride = token + 1 < s.dims - inner_dims ? s.strides[token + 1] : 0;
   for (int64_t g = 0; g < call.groups; ++g) {
     ScoreProblem problem = call.problem;

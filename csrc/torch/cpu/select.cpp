@@ -1,5 +1,5 @@
 // select_topk as a torch op on the CPU.
-#include "cpu_select.h"
+#include "select.h"
 
 namespace vtkernels {
 namespace {

@@ -1,7 +1,7 @@
 // What the registration files of the selecting ops share.
 #pragma once
 
-#include "cpu_common.h"
+#include "common.h"
 #include "vtkernels/cpu_select.h"
 
 namespace vtkernels {

@@ -1,7 +1,7 @@
 // select_threshold, select_top_p and allocate_budget as torch ops on the CPU.
 #include <cmath>
 
-#include "cpu_select.h"
+#include "select.h"
 
 namespace vtkernels {
 namespace {

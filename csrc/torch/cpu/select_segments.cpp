@@ -1,5 +1,5 @@
 // select_topk_varlen and select_quota as torch ops on the CPU.
-#include "cpu_select.h"
+#include "select.h"
 
 namespace vtkernels {
 namespace {

@@ -1,6 +1,17 @@
-// The AVX2 vector type. Included inside a namespace, under a target pragma.
+// AVX2 with FMA and F16C. Included inside a namespace, after VTK_TARGET_AVX2.
 
-struct V {
+constexpr int kVectorBytes = 32;
+using Vector = __m256;
+
+inline Vector load_halves(const uint16_t* from) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
+inline void store_halves(uint16_t* to, Vector x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+
+// For the register tile of tile.inl.
+struct Float {
   using Reg = __m256;
   static constexpr int kWidth = 8;
   static constexpr int kRows2 = 6;
@@ -13,11 +24,4 @@ struct V {
   static Reg dot(Reg a, Reg b, Reg acc) { return _mm256_fmadd_ps(a, b, acc); }
   static Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
   static void store(float* to, Reg x) { _mm256_storeu_ps(to, x); }
-  static void halves(const uint16_t* from, int64_t n, float* to) {
-    int64_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-      _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
-    }
-    for (; i < n; ++i) to[i] = half_to_float(from[i]);
-  }
 };

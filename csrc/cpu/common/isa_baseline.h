@@ -1,7 +1,18 @@
 // Four lanes through the compiler's vector extension, for any processor. Included inside a namespace.
 
-struct V {
-  using Reg = float __attribute__((vector_size(16)));
+constexpr int kVectorBytes = 16;
+using Vector = float __attribute__((vector_size(kVectorBytes)));
+
+inline Vector load_halves(const uint16_t* from) {
+  return Vector{half_to_float(from[0]), half_to_float(from[1]), half_to_float(from[2]), half_to_float(from[3])};
+}
+inline void store_halves(uint16_t* to, Vector x) {
+  for (int i = 0; i < 4; ++i) to[i] = float_to_half(x[i]);
+}
+
+// For the register tile of tile.inl.
+struct Float {
+  using Reg = Vector;
   static constexpr int kWidth = 4;
   static constexpr int kRows2 = 4;
   static constexpr int kRows3 = 3;
@@ -14,13 +25,11 @@ struct V {
     return x;
   }
   static Reg broadcast(const uint32_t* from) {
-    const float x = bits_float(*from);
+    float x;
+    memcpy(&x, from, sizeof x);
     return Reg{x, x, x, x};
   }
   static Reg dot(Reg a, Reg b, Reg acc) { return acc + a * b; }
   static Reg add(Reg a, Reg b) { return a + b; }
   static void store(float* to, Reg x) { memcpy(to, &x, sizeof x); }
-  static void halves(const uint16_t* from, int64_t n, float* to) {
-    for (int64_t i = 0; i < n; ++i) to[i] = half_to_float(from[i]);
-  }
 };
