@@ -269,6 +269,7 @@ def merge_samples(dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float1
         yield Sample(f"{tag}-sum", (tokens, groups, 9), {"weights": weights, "reduce": "sum"})
         yield Sample(f"{tag}-strided", (rand(4, 40, 50, dtype=dtype)[::2, 1:38, 1:34:2], groups[:, :37], 9),
                      {"weights": weights.expand(3, 2, 37)[1]})
+        yield Sample(f"{tag}-transposed", (tokens.mT.contiguous().mT, groups.T.contiguous().T, 9), {})
         yield Sample(f"{tag}-out-of-range", (tokens, groups * 1000 - 3, 9), {})
         yield Sample(f"{tag}-hostile", (hostile_tokens(12, 8, dtype)[None], torch.arange(12)[None] // 2, 6), {})
     yield Sample("wide", (rand(1, 5, 2100), torch.tensor([[0, 1, 1, 0, 1]]), 2), {})

@@ -61,7 +61,8 @@ def merge_tokens_out(tokens: Tensor, assignment: Tensor, groups: int, *, weights
     member = (assignment >= 0) & (assignment < groups)
     if weights is not None:
         member &= weights != 0
-    ordered, members = torch.where(member, assignment, groups).sort(dim=1, stable=True)
+    # `sort` keeps the strides of what it sorts.
+    ordered, members = torch.where(member, assignment, groups).contiguous().sort(dim=1, stable=True)
     edges = torch.arange(groups + 1, device=tokens.device, dtype=ordered.dtype)
     begin = torch.searchsorted(ordered, edges.expand(batch, -1).contiguous())
     config = lookup.config("merge_tokens", _triton.device_name(tokens.device), tokens.dtype, n=tokens.shape[1],
