@@ -196,17 +196,20 @@ def test_the_scores_of_pyramiddrop_are_those_of_the_layer_that_follows():
 TOWER = {"vtc_cls": {"keep": 5}, "fopru": {"keep": 0.5},
          "visionzip": {"dominant": 5, "contextual": 2, "appended": False},
          "tome": {"r": 4}, "redundancy_codebook": {"prototypes": torch.ones(2, 64), "threshold": 0.01},
-         "llavolta": {"layer": 2}}
+         "llavolta": {"layer": 2}, "cdpruner": {"keep": 6},
+         "sparsevlm": {"layers": (1, 2), "keep": (10, 5)},
+         "catp": {"schedule": (methods.Stage(0, 0.75), methods.Stage(2, 0.25))},
+         "holitom_inner": {"keep": 0.5, "layer": 2}}
 
 
 @pytest.mark.parametrize("name", TOWER)
 @torch.no_grad()
-def test_methods_that_look_at_the_tower_merge_or_keep_ragged_counts(name):
+def test_methods_that_look_at_tower_or_text_merge_or_keep_ragged_counts(name):
     inputs = prompt("llava", images=2, batch=2, unequal=True)
     with integration.apply(model("llava"), name, **TOWER[name]) as handle:
         out = model("llava")(**inputs)
         assert 0 < handle.kept[0].shape[1] < inputs["input_ids"].shape[1]
-        assert out.logits.shape[1] == handle.kept[0].shape[1]
+        assert out.logits.shape[1] == handle.kept[-1].shape[1]
         assert bool(out.logits.isfinite().all())
         together = generate("llava", inputs).tolist()
         for row in range(2):

@@ -20,7 +20,10 @@ from torch import Tensor
 from vtkernels import methods
 
 SIZES = ("small", "odd", "typical")
-WITHOUT_KERNELS: tuple[str, ...] = ()  # methods made of torch alone
+# Methods made of torch alone.
+WITHOUT_KERNELS: tuple[str, ...] = (
+    "far", "flash_pooling", "mfm", "patnet", "pvc_attention", "re_ttention", "uniformer", "yopo",
+)
 
 
 def loop_of(name: str) -> ModuleType:
@@ -64,3 +67,18 @@ def kept(inputs: methods.Inputs, row: int, indices: Tensor, **fields: Any) -> me
     rows = {name: value[row:row + 1, indices] for name in ("positions", "sizes")
             if (value := getattr(inputs, name)) is not None}
     return methods.Result(inputs.tokens[row:row + 1, indices], indices[None], **{**rows, **fields})
+
+
+def padded(inputs: methods.Inputs, row: int, indices: Tensor, length: int, **fields: Any) -> methods.Result:
+    """`kept` with rows of zeros and positions of -1 up to `length`, and the count."""
+    result = kept(inputs, row, indices)
+
+    def fill(value: Tensor | None, number: int = 0) -> Tensor | None:
+        if value is None:
+            return None
+        rest = value.new_full((1, length - value.shape[1], *value.shape[2:]), number)
+        return torch.cat([value, rest], 1)
+
+    counts = torch.tensor([len(indices)], dtype=torch.int32)
+    return methods.Result(fill(result.hidden), fill(result.indices, -1), counts, positions=fill(result.positions),
+                          sizes=fill(result.sizes), **fields)

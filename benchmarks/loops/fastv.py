@@ -9,7 +9,7 @@ from vtkernels.methods import Inputs, Result
 
 from . import attention, kept, probabilities, stack
 
-VARIANTS = {"half": {}, "quarter": {"keep": 0.25}, "count": {"keep": 3}}
+VARIANTS = {"half": {}, "quarter": {"keep": 0.25}, "count": {"keep": 3}, "all_rows": {"all_rows": True}}
 TYPICAL: dict = {}
 
 
@@ -29,7 +29,8 @@ def loop(method: Any, inputs: Inputs, stage: int = 0) -> Result:
     count = keep if isinstance(keep, int) else round(n * keep)
     results = []
     for row in range(inputs.tokens.shape[0]):
-        scores: Tensor = probabilities(layer, row).mean(0)[-1, layer.start:layer.start + n]
+        weights: Tensor = probabilities(layer, row).mean(0)[:, layer.start:layer.start + n]
+        scores = weights.mean(0) if method.all_rows else weights[-1]
         indices = scores.topk(count).indices.sort().values
         results.append(kept(inputs, row, indices, scores=scores[None]))
     return stack(results)

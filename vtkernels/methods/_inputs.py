@@ -68,7 +68,11 @@ class Inputs:
         sizes: `[B, N]` float32, how many tokens each one stands for, from earlier merges.
         segments: tokens of each image, crop or frame along N where `grid` does not say it; their sum is N.
         frame_scores: `[B, F]` float32, one relevance per frame.
+        spans: (start, length) of each image among the keys of `decoder`, for caches.
         original: tokens before the first stage of a schedule, N when absent.
+        text_segments: tokens of `text` that belong to each segment, where each has its own; their sum is T.
+        cache: `Result.kv` of an earlier call, for methods that carry state from step to step.
+        allowed: `[B, Q, N]` bool, the tokens that each of Q queries may look at.
     """
 
     hidden: Tensor | None = None
@@ -82,7 +86,11 @@ class Inputs:
     sizes: Tensor | None = None
     segments: tuple[int, ...] = ()
     frame_scores: Tensor | None = None
+    spans: tuple[tuple[int, int], ...] = ()
     original: int | None = None
+    text_segments: tuple[int, ...] = ()
+    cache: tuple[Tensor, ...] = ()
+    allowed: Tensor | None = None
 
     @property
     def tokens(self) -> Tensor:
@@ -108,7 +116,8 @@ class Result:
         indices: `[B, K]` int64, ascending: where each token of `hidden` stood (of a merged token, the place it keeps).
             -1 past `counts`. Caches: `[B, H, K]`.
         counts: `[B]` int32 on the device, the rows of `hidden` in use; None: all K.
-        assignment: `[B, N]` int64: the row of `hidden` that each input token went into, -1 for a dropped one.
+        assignment: `[B, N]` int64: the row of `hidden` that each input token went into, -1 for a dropped one. Codewords
+            and experts: `[B, N]` or, with several parts or choices, `[B, N, m]`.
         sizes: `[B, K]` float32: how many tokens each one stands for.
         positions: those of the kept tokens, `[B, K]` or `[B, K, 3]`.
         scores: `[B, N]` float32, what the selection looked at.

@@ -44,6 +44,8 @@ class Method:
     # Whose attention `inputs.decoder[-1]` is, for a method inside the language model: that of the layer before the
     # stage, or what the next layer makes of the hidden states.
     decoder_layer: ClassVar[str] = "before"
+    # Fields of the inputs that the method looks at where they are there, beside those that it needs.
+    takes: ClassVar[tuple[str, ...]] = ()
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -15,7 +15,7 @@ def _value(value: Any) -> str:
 
 
 def rows() -> list[tuple[str, ...]]:
-    out = []
+    out: list[tuple[str, ...]] = []
     for name, method in methods().items():
         info = method.info
         defaults = ", ".join(f"{k}={_value(v)}" for k, v in method.defaults().items())

@@ -18,7 +18,8 @@ class DivPrune(Method):
     Args:
         keep: share of the tokens that stays (rounded), or how many.
 
-    A token is picked once; the official code can pick a duplicate again. Ties go to the lower position.
+    Inputs: `hidden`, after the projector. A token is picked once; the official code can pick a duplicate again. Ties go
+    to the lower position, NaN ranks last.
 
     Source: Alvar et al., CVPR 2025, arXiv 2503.02175; details as in the official code.
     """

@@ -17,9 +17,9 @@ class FastV(Method):
     Args:
         keep: share of the tokens that stays (rounded), or how many.
         layer: decoder layers that see all tokens.
+        all_rows: the mean over all rows of the query, as the paper words it. The official code takes the last row.
 
-    Inputs: `decoder[-1]` of layer `layer - 1`, of which the last row counts, as in the official code (the paper speaks
-    of the mean over all rows). Positions keep their ids. Ties go to the lower position, NaN ranks last.
+    Inputs: `decoder[-1]` of layer `layer - 1`. Positions keep their ids. Ties go to the lower position, NaN ranks last.
 
     Source: Chen et al., "An Image is Worth 1/2 Tokens After Layer 2", ECCV 2024, arXiv 2403.06764; details as in the
     official code.
@@ -27,12 +27,13 @@ class FastV(Method):
 
     keep: float | int = 0.5
     layer: int = 2
+    all_rows: bool = False
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         return (Stage(self.layer, self.keep),)
 
     def run_stage(self, inputs: Inputs, stage: Stage) -> Result:
-        n = inputs.tokens.shape[1]
+        n, attention = inputs.tokens.shape[1], inputs.decoder[-1]
         count = count_of("fastv", stage.keep, inputs.original or n, n)
-        return keep_best(inputs, inputs.decoder[-1].last_rows().scores(n), count)
+        return keep_best(inputs, (attention if self.all_rows else attention.last_rows()).scores(n), count)

@@ -1,6 +1,7 @@
 """Any suitable method in a loaded transformers model: one line puts it on, one takes it off.
 
-Needs transformers 5.16 or newer. The seams are hooks of torch and the attention registry of transformers; no class is changed.
+Needs transformers 5.16 or newer. The seams are hooks of torch and the attention registry of transformers; no class is
+changed.
 """
 
 from typing import Any

@@ -48,8 +48,8 @@ def prune_inputs(model: Any, inputs: dict[str, Any], method: str | methods.Metho
         raise ValueError(f"prune_inputs: `positions` is {positions!r}, allowed: {' or '.join(map(repr, POSITIONS))}")
     family = family_of(model)
     if "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
-        raise RuntimeError("prune_inputs: this transformers has no `mm_encoder_outputs`, allowed: a newer one (5.23 has "
-                           "it), or `apply`, which does without")
+        raise RuntimeError("prune_inputs: this transformers has no `mm_encoder_outputs`, allowed: a newer one (5.23 "
+                           "has it), or `apply`, which does without")
     if method.stages or method.info.family == "cache":
         raise ValueError(f"prune_inputs: `method` is {method.info.name!r}, which acts inside the language model, "
                          "allowed: methods of the encoder or projector; `apply` takes both")

@@ -105,7 +105,7 @@ class Handle:
                                  f"{count - 1}")
 
     def _attach(self) -> None:
-        layers, needs = self.language.layers, self.method.info.needs
+        layers, needs = self.language.layers, (*self.method.info.needs, *self.method.takes)
         pre = {"with_kwargs": True}
         self._hooks.append(backbone(self.model).register_forward_pre_hook(self._before_backbone, **pre))
         self._hooks.append(self.language.register_forward_pre_hook(self._before_language, **pre))
@@ -250,7 +250,7 @@ class Handle:
 
     def _stage(self, progress: Progress, layer: int, args: tuple, kwargs: dict[str, Any]) -> tuple:
         before = progress.group(layer)
-        if self.looks_ahead and "decoder" in self.method.info.needs:
+        if self.looks_ahead:
             seen = [self._look_ahead(layer, before, args[0], kwargs)]
         else:
             seen = [self._seen[i] for i in (layer - 2, layer - 1) if i in self._seen and i >= before.first]

@@ -37,6 +37,9 @@ class Signals:
 
 def check_signals(method: methods.Method, has: dict[str, str]) -> None:
     """Refuse, before any work, what the seam cannot give. `has`: why each signal is missing, "" where it is there."""
+    if method.info.returns not in ("exact", "ragged", "merged"):
+        raise ValueError(f"apply: `method` is {method.info.name!r}, which returns {method.info.returns}, allowed: "
+                         "methods that say which tokens stay (exact, ragged or merged in the table of methods)")
     for need in method.info.needs:
         why = has.get(need, "the seam has no such signal")
         if why:
@@ -68,14 +71,15 @@ def _inputs(method: methods.Method, hidden: Tensor, prompt: Prompt, row: int, ru
     pad, end = prompt.pads[row], run.start + run.length
     fields: dict[str, Any] = {"hidden": hidden[row:row + 1, run.start:end], "original": run.original,
                               "grid": run.grid}
-    needs = method.info.needs
-    if "grid" in needs and run.grid is None:
+    needs = (*method.info.needs, *method.takes)
+    if "grid" in method.info.needs and run.grid is None:
         raise ValueError(f"apply: `method` is {method.info.name!r}, which needs the grid of the {run.length} tokens "
                          f"from column {run.start}, allowed: images whose tokens fill a grid, before any is dropped")
-    if "text" in needs:
-        fields["text"] = hidden[row:row + 1, prompt.text_columns(row)]
+    asks = min(max(r.start + r.length for r in prompt.runs[row]), prompt.width - 1)
+    if "text" in needs:  # inside the language model that of the rows that ask
+        columns = range(asks, prompt.width) if method.stages else prompt.text_columns(row)
+        fields["text"] = hidden[row:row + 1, list(columns)]
     if "decoder" in needs:
-        asks = min(max(r.start + r.length for r in prompt.runs[row]), prompt.width - 1)
         fields["decoder"] = tuple(seen.row(row, asks, pad, run.start - pad) for seen in signals.decoder)
     if "vision" in needs:
         fields["vision"] = tuple(_tower(seen, image, run.length) for seen in signals.vision)

@@ -1,0 +1,43 @@
+"""Token-Shuffle's way back with permuted copies."""
+
+from typing import Any
+
+import torch
+
+from vtkernels.methods import Inputs, Result
+from vtkernels.methods._linear import Linear
+from vtkernels.methods.token_shuffle import ResidualMLP
+
+from . import stack
+from ._modules import like
+from .token_shuffle import residual
+
+
+def modules(width: int, factor: int = 2, blocks: int = 2, expansion: int = 4) -> dict:
+    with torch.random.fork_rng():
+        torch.manual_seed(factor)
+        project = Linear(width // factor**2, width)
+        return {"project": project.requires_grad_(False),
+                "mix": ResidualMLP(width, blocks, expansion).requires_grad_(False), "factor": factor}
+
+
+VARIANTS = {"default": modules(36), "three": modules(36, 3, 1)}
+TYPICAL: dict = modules(3072, expansion=1)
+
+
+def inputs(batch: int, size: str, generator: torch.Generator) -> Inputs:
+    grid, width = {"small": ((1, 3, 3), 36), "odd": ((2, 3, 5), 36), "typical": ((1, 16, 16), 3072)}[size]
+    n = grid[0] * grid[1] * grid[2]
+    return Inputs(hidden=torch.randn(batch, n, width, generator=generator), grid=grid)
+
+
+def loop(method: Any, inputs: Inputs, stage: int = 0) -> Result:
+    assert inputs.grid is not None
+    frames, rows, columns = inputs.grid
+    project, mix = (like(module, inputs.tokens) for module in (method.project, method.mix))
+    s, results = method.factor, []
+    for tokens in inputs.tokens:
+        x = residual(mix, tokens[None]).view(frames, rows, columns, s, s, -1)
+        x = x.permute(0, 1, 3, 2, 4, 5).contiguous().view(1, -1, x.shape[-1])
+        results.append(Result(project(x)))
+    return stack(results)
