@@ -52,6 +52,19 @@ def test_prumerge_without_outliers_keeps_only_the_sum():
         assert not bool(result.assignment.any())
 
 
+def test_prumerge_takes_up_the_first_of_equal_neighbours():
+    """Keys of one direction: all are equally similar, and the kept token is not among the first of them."""
+    size, n = torch.ones(40), 40
+    size[[20, 30]] = 8.0
+    direction = torch.ones(1, 4, 1, 8)
+    layer = methods.Attention(direction, direction * size[:, None] / 4)
+    hidden = torch.randn(1, n, 16, generator=torch.Generator().manual_seed(0))
+    result = methods.get("prumerge", neighbours=3)(methods.Inputs(hidden=hidden, vision=(layer,)))
+    assert result.counts.tolist() == [3]
+    taken = (result.scores[0, :3, None] * hidden[0, :3]).sum(0)
+    torch.testing.assert_close(result.hidden[0, :2], hidden[0, [20, 30]] + taken)
+
+
 def test_unmerge_restores_turbo():
     inputs = example("turbo", "small", 2)
     result = methods.get("turbo", r=5)(inputs)

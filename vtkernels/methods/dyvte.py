@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ..compact.merge_tokens import merge_tokens
-from ..score.prototype_scores import prototype_scores
 from ._inputs import Inputs, Result
+from ._linear import Linear
 from ._method import Info, Method, keep
 from ._registry import register
 
@@ -19,26 +19,17 @@ class Router(nn.Module):
     Args:
         width: D, of the states; hidden: of the layer between.
 
-    `forward(features)`: `[B, 2 D]` gives `[B, 2]` float32, the votes to stay and to leave. For inference: the result
-    has no gradient.
+    `forward(features)`: `[B, 2 D]` gives `[B, 2]`, the votes to stay and to leave. A row's votes do not depend on the
+    batch.
     """
 
     def __init__(self, width: int, hidden: int = 2048):
         super().__init__()
-        self.first = nn.Linear(2 * width, hidden, bias=False)
-        self.second = nn.Linear(hidden, 2, bias=False)
+        self.first = Linear(2 * width, hidden, bias=False)
+        self.second = Linear(hidden, 2, bias=False)
 
-    @torch.no_grad()
     def forward(self, features: Tensor) -> Tensor:
-        hidden = nn.functional.gelu(_product(self.first.weight, features))
-        return _product(self.second.weight, hidden.to(features.dtype))
-
-
-def _product(weight: Tensor, x: Tensor) -> Tensor:
-    """`x W^T` `[B, H]` float32, bitwise the same for each row in any batch."""
-    # The rows of W are tokens, x is the one prototype of each batch entry: [H, B, D] against [B, 1, D].
-    products, _ = prototype_scores(weight[:, None].expand(-1, x.shape[0], -1), x[:, None], metric="dot")
-    return products.T.contiguous()
+        return self.second(nn.functional.gelu(self.first(features[:, None])))[:, 0]
 
 
 @register(Info("dyvte", "DyVTE", "arXiv 2411.19628", "selection", "decoder layer", ("hidden", "text"), "ragged", "code",
