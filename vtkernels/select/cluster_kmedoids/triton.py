@@ -58,6 +58,8 @@ def cluster_kmedoids_out(features: Tensor, clusters: int, *, iterations: int = 1
     config = lookup.config("cluster_kmedoids", _triton.device_name(device), features.dtype, n=n, d=d)
     options = {"BLOCK": config["select_block"], "num_warps": config["num_warps"], "num_stages": config["num_stages"]}
     distance = distances(features, config, cosine=metric == "cosine", root=metric == "l2")
+    # The two of a pair must be equally far from each other, or rounding would choose between them.
+    distance = torch.minimum(distance, distance.mT)
     x, finite = finite_rows(features)
     value = x.square().sum(-1).masked_fill(~finite, -1.0)
     medoids = torch.empty(batch, clusters, dtype=torch.int64, device=device)
