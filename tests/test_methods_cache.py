@@ -7,7 +7,9 @@ import pytest
 import torch
 from methods_suite import example
 
+from benchmarks import loops
 from vtkernels import methods
+from vtkernels.methods._cache import window_scores
 
 
 def test_zipvl_restores_what_its_bits_hold():
@@ -29,6 +31,26 @@ def test_zipvl_evicted_keys_do_not_come_back():
     zipvl = methods.get("zipvl")
     with pytest.raises(ValueError, match=r"zipvl: `bits` is None, allowed: two numbers"):
         zipvl.restore(zipvl(example("zipvl", "small", 1)), torch.float32)
+
+
+def test_a_row_of_the_window_does_not_see_the_rows_after_it():
+    layer = example("snapkv", "small", 2).decoder[-1]
+    votes = window_scores(layer, 5)
+    for row in range(2):
+        whole = loops.probabilities(replace(layer.last_rows(5), causal=True), row)[:, :, :-5].sum(1)
+        torch.testing.assert_close(votes[row], whole.unflatten(0, (2, -1)).mean(1))
+
+
+def test_redundant_keys_of_gui_kv_come_after_keys_without_a_vote():
+    """Rows that look at one key each leave the others no vote at all; the quirk makes redundant ones equal to them."""
+    inputs = example("gui_kv", "small", 1)
+    layer = inputs.decoder[-1]
+    sharp = replace(inputs, decoder=(replace(layer, query=layer.query * 1e4),))
+    config = {"keep": 0.5, "window": 3, "alpha": 0.0, "kernel": 1}
+    clean, quirk = (methods.get("gui_kv", **config, quirk_zeroed=q)(sharp).indices for q in (False, True))
+    start, length = inputs.spans[0]
+    kept = [((i >= start) & (i < start + length)).sum() for i in (clean, quirk)]
+    assert kept[0] < kept[1]
 
 
 def without_value(inputs):

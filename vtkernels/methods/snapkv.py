@@ -30,7 +30,7 @@ class SnapKV(Method):
         ValueError: fewer query rows than the window, a `keep` under the window.
 
     Source: Li et al., "SnapKV: LLM Knows What You Are Looking for Before Generation", NeurIPS 2024, arXiv 2404.14469;
-    details as in the paper.
+    details from the paper as we know it.
     """
 
     keep: float | int = 1024
