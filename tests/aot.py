@@ -70,7 +70,7 @@ def compiled(launch: Launch, arch: str) -> Any:
             assert param.do_not_specialize, f"{launch.kernel.__name__}: {param.name} recompiles with its value"
             signature[param.name] = param.annotation_type
     source = ASTSource(launch.kernel, signature, constexprs=constants, attrs=attributes)
-    options |= _triton.compile_options(target(arch).backend, options["num_warps"])
+    options |= _triton.compile_options(target(arch).backend, options["num_warps"], options.pop("fp_fusion", True))
     return triton.compile(source, target=target(arch), options=options)
 
 

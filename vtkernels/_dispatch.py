@@ -83,7 +83,7 @@ def function(name: str, backend: str) -> Callable:
     contract = _library.CONTRACTS[name]
     outs = _library.OUT_ARGS[op]
     if backend == "cpu":
-        packet = getattr(torch.ops.vtkernels, op)
+        packet = getattr(_library.OPS, op)
         return packet.out if is_out else packet.default
     if backend == "reference":
         run = getattr(_module(op, backend), op)

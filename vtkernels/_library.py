@@ -15,10 +15,12 @@ from . import _checks as check
 from ._contracts import attend, compact, fused, score, select
 from ._contracts.fused import workspace_size
 from ._contracts.spec import Spec, allocate
+from ._ops import add_op_namespace_prefix
+from ._ops import ops as OPS
 
-__all__ = ["CONTRACTS", "OUT_ARGS", "SCHEMAS", "Spec", "allocate", "workspace_size"]
+__all__ = ["CONTRACTS", "OPS", "OUT_ARGS", "SCHEMAS", "Spec", "allocate", "workspace_size"]
 
-NAMESPACE = "vtkernels"
+NAMESPACE: str = OPS.name
 
 _PROTOTYPES = "Tensor tokens, Tensor prototypes"
 _RNORM = "Tensor? prototype_rnorm=None"
@@ -200,6 +202,6 @@ def _fake(name: str) -> Any:
 
 for _name, _schema in SCHEMAS.items():
     LIBRARY.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
-    torch.library.register_fake(f"{NAMESPACE}::{_name}", _fake(_name), lib=LIBRARY)
+    torch.library.register_fake(add_op_namespace_prefix(_name), _fake(_name), lib=LIBRARY)
     if _name.removesuffix(".out") in CUDA_OPS and _name.endswith(".out"):
         CUDA_LIBRARY.define(_name + _schema)

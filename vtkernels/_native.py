@@ -1,4 +1,8 @@
-"""The two native libraries. Loading one registers its kernels with torch; a failure is kept as a readable reason."""
+"""The native libraries. Loading one registers its kernels with torch; a failure is kept as a readable reason.
+
+There are two, `_C_cpu` and `_C_cuda`. A build for the Hugging Face Hub has both in one extension, named after the
+namespace of its ops, which `_ops` has loaded.
+"""
 
 import ctypes
 import warnings
@@ -7,13 +11,15 @@ from pathlib import Path
 
 import torch
 
-from . import _env
+from . import _env, _library
 
+CUDA_PROBE = f"{_library.CUDA_NAMESPACE}::select_topk.out"
 ISAS = ("baseline", "avx2", "avx512", "avx512bf16", "avx512bf16-emulated")
 
 
 def path(name: str) -> Path:
-    return Path(__file__).parent / f"{name}.so"
+    folder = Path(__file__).parent
+    return next(folder.glob(f"{_library.NAMESPACE}.*so"), folder / f"{name}.so")
 
 
 @cache
@@ -28,6 +34,8 @@ def load(name: str) -> str | None:
         reason = f"{file.name} does not load with torch {torch.__version__}: {error}"
         warnings.warn(f"vtkernels: {reason}", RuntimeWarning, stacklevel=2)
         return reason
+    if name == "_C_cuda" and not torch._C._dispatch_has_kernel_for_dispatch_key(CUDA_PROBE, "CUDA"):
+        return f"{file.name} was built without CUDA kernels"
     if name == "_C_cpu" and _env.CPU_ISA != "auto":
         ctypes.CDLL(str(file)).vtk_cpu_limit_isa(ISAS.index(_env.CPU_ISA))
     return None

@@ -29,18 +29,22 @@ def device_name(device: torch.device) -> str:
 
 
 def launch(kernel: Any, programs: int, device: torch.device, *args: Any, **options: Any) -> None:
-    """Run a kernel on a grid of `programs`. Every launch of the package passes through here."""
+    """Run a kernel on a grid of `programs`. Every launch of the package passes through here.
+
+    With the option `fp_fusion=False` a product that is used twice is rounded before each use.
+    """
+    fp_fusion = options.pop("fp_fusion", True)
     if device.type == "cuda":
         backend = "hip" if torch.version.hip else "cuda"
         with torch.cuda.device(device):
-            kernel[programs,](*args, **options, **compile_options(backend, options["num_warps"]))
+            kernel[programs,](*args, **options, **compile_options(backend, options["num_warps"], fp_fusion))
     else:
         kernel[programs,](*args, **options)
 
 
-def compile_options(backend: str, num_warps: int) -> dict[str, object]:
+def compile_options(backend: str, num_warps: int, fp_fusion: bool = True) -> dict[str, object]:
     """What every kernel is compiled with, beside its own options."""
-    options: dict[str, object] = {"enable_fp_fusion": True}  # explicit: the default changes with Triton 3.10
+    options: dict[str, object] = {"enable_fp_fusion": fp_fusion}  # explicit: the default changes with Triton 3.10
     if backend == "cuda":
         # With a limit of its own, ptxas no longer spills a few registers to fit one more block on a multiprocessor.
         options["maxnreg"] = min(255, 2048 // num_warps)

@@ -14,6 +14,14 @@
 
 #include "tensor.h"
 
+// Where the ops register. A build that is loaded beside others gives a namespace of its own.
+#ifndef VTK_NAMESPACE
+#define VTK_NAMESPACE vtkernels
+#endif
+#define VTK_JOIN_EXPANDED(a, b) a##b
+#define VTK_JOIN(a, b) VTK_JOIN_EXPANDED(a, b)
+#define VTK_CUDA_NAMESPACE VTK_JOIN(VTK_NAMESPACE, _cuda)
+
 namespace vtkernels {
 
 // Takes one argument off the stack.

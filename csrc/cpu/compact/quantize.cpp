@@ -64,6 +64,12 @@ bool quantize_kv(const Parallel& parallel, const QuantizeProblem& p) {
                if (quantize(p, p.classes[i % classes], b, head)) bad.store(true, std::memory_order_relaxed);
              }
            });
+  for (const QuantizedClass& c : p.classes) {  // without heads nothing has looked at the indices
+    for (int64_t i = 0; p.heads == 0 && i < p.batch * c.count; ++i) {
+      const int64_t t = c.tokens.at(i / c.count, i % c.count);
+      if (t < 0 || t >= p.tokens) bad.store(true, std::memory_order_relaxed);
+    }
+  }
   return bad.load();
 }
 

@@ -16,7 +16,8 @@ class AttentionUnit {
         maximum_(p.reduce_rows == Reduce::kMax),
         summed_(p.logits && !p.causal && !maximum_),
         given_(p.logits || p.lse != nullptr),
-        factor_(p.logits ? p.scale : p.scale * kLog2e),
+        sign_(p.scale < 0 && !p.logits && p.lse == nullptr ? -1.0f : 1.0f),
+        factor_(p.logits ? p.scale : sign_ * p.scale * kLog2e),
         key_(s.key + key_head * p.key_head),
         results_(results),
         stride_(stride),
@@ -160,7 +161,7 @@ class AttentionUnit {
         if (p_.lse != nullptr) shifts_[i] = -p_.lse[s_.lse + heads_[i] * p_.lse_head + rows_[i] * p_.lse_row] * kLog2e;
       }
       float* to = packed + i / kPair * kPair * p_.width + i % kPair;
-      for (int64_t k = 0; k < p_.width; ++k) to[k * kPair] = row[k];
+      for (int64_t k = 0; k < p_.width; ++k) to[k * kPair] = sign_ * row[k];
     }
     for (Panel& panel : panels_) panel.packed = packed + panel.slot * p_.width;
   }
@@ -277,6 +278,8 @@ class AttentionUnit {
   template <bool kMasked, int kVectors>
   void exponentials_of_block(const float* tile, float* kept, int64_t stride, int64_t count, int64_t v, const Mask& mask,
                              float* state) const {
+    // The products are compared and subtracted before they are scaled: a fused multiply-add would differ from the
+    // maximum by its rounding, which is large for large logits.
     const Reg factor = V::set1(factor_), none = V::set1(-kInfinity);
     Reg limit[kVectors], most[kVectors], shift[kVectors], sum[kVectors];
 #pragma GCC unroll 4
@@ -288,18 +291,18 @@ class AttentionUnit {
     for (int64_t i = 0; i < count; ++i) {
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) {
-        Reg x = V::load(tile + i * stride + (v + j) * kWidth) * factor;
+        Reg x = V::load(tile + i * stride + (v + j) * kWidth);
         if (kMasked) x = V::where_le(V::set1(mask.position[i]), limit[j], x, none);
         most[j] = V::max(most[j], x);
       }
     }
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) shift[j] = V::where_le(most[j], none, V::zero(), V::zero() - most[j]);
+    for (int j = 0; j < kVectors; ++j) shift[j] = V::where_le(most[j], none, V::zero(), most[j]);
     for (int64_t i = 0; i < count; ++i) {
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) {
         __builtin_prefetch(kept + (i + kAhead) * stride + (v + j) * kWidth, 1);
-        Reg e = V::exp2(V::dot(V::load(tile + i * stride + (v + j) * kWidth), factor, shift[j]));
+        Reg e = V::exp2((V::load(tile + i * stride + (v + j) * kWidth) - shift[j]) * factor);
         if (kMasked) e = V::where_le(V::set1(mask.position[i]), limit[j], e, V::zero());
         V::store(kept + i * stride + (v + j) * kWidth, e);
         sum[j] = V::add(sum[j], e);
@@ -307,7 +310,7 @@ class AttentionUnit {
     }
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
-      V::store(state + (v + j) * kWidth, most[j]);
+      V::store(state + (v + j) * kWidth, V::where_le(most[j], none, none, most[j] * factor));
       V::store(state + kSlots + (v + j) * kWidth, sum[j]);
     }
   }
@@ -448,6 +451,7 @@ class AttentionUnit {
   const bool flat_, maximum_;
   const bool summed_;  // the weighted sum of the rows stands for all of them
   const bool given_;   // values are final as soon as they are computed
+  const float sign_;   // of the rows: with it the largest product is the largest logit
   const float factor_;
   const int64_t key_;  // offset of key 0
   float* results_;

@@ -123,7 +123,7 @@ void argmax_attention_out(const Tensor& query, const Tensor& key, const std::opt
 }  // namespace
 }  // namespace vtkernels
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(VTK_NAMESPACE, CPU, m) {
   using namespace vtkernels;
   m.impl("cell_attention", VTK_BOX(cell_attention));
   m.impl("cell_attention.out", VTK_BOX(cell_attention_out));

@@ -298,7 +298,7 @@ void attention_scores_varlen_out(const Tensor& query, const Tensor& key, const T
 }  // namespace
 }  // namespace vtkernels
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(VTK_NAMESPACE, CPU, m) {
   using namespace vtkernels;
   m.impl("attention_scores", VTK_BOX(attention_scores));
   m.impl("attention_scores.out", VTK_BOX(attention_scores_out));

@@ -158,7 +158,7 @@ void cluster_kmedoids_out(const Tensor& features, int64_t clusters, int64_t iter
 }  // namespace
 }  // namespace vtkernels
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(VTK_NAMESPACE, CPU, m) {
   using namespace vtkernels;
   m.impl("cluster_density_peaks", VTK_BOX(cluster_density_peaks));
   m.impl("cluster_density_peaks.out", VTK_BOX(cluster_density_peaks_out));

@@ -110,7 +110,7 @@ void select_diverse_out(const Tensor& features, int64_t k, const std::string& ob
 }  // namespace
 }  // namespace vtkernels
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(VTK_NAMESPACE, CPU, m) {
   using namespace vtkernels;
   m.impl("select_diverse", VTK_BOX(select_diverse));
   m.impl("select_diverse.out", VTK_BOX(select_diverse_out));

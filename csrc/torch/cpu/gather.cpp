@@ -83,12 +83,17 @@ int32_t run_gather_tokens(const char* op, const Tensors& tensors, const Tensor& 
   copies.reserve(tensors.size());
   Tensors dense;  // keeps copies alive: inputs whose inner dimensions are not one loop
   for (size_t i = 0; i < tensors.size(); ++i) {
-    std::optional<RowCopy> rows = token_rows(View(tensors[i]), View(out[i]), dims[i]);
+    const View to(out[i]);
+    if (std::find(to.sizes, to.sizes + to.dims, 0) != to.sizes + to.dims) {  // no bytes, but the indices are checked
+      copies.push_back({View(tensors[i]).data(), to.mutable_data(), 1, 0, to.element(), to.element()});
+      continue;
+    }
+    std::optional<RowCopy> rows = token_rows(View(tensors[i]), to, dims[i]);
     if (!rows) {
-      VTK_CHECK(token_rows(View(out[i]), View(out[i]), dims[i]), op, Arg("out", static_cast<int64_t>(i)),
+      VTK_CHECK(token_rows(to, to, dims[i]), op, Arg("out", static_cast<int64_t>(i)),
                 "of strides that are not dense around batch and tokens", "dense inner dimensions");
       dense.push_back(torch::stable::contiguous(tensors[i]));
-      rows = token_rows(View(dense.back()), View(out[i]), dims[i]);
+      rows = token_rows(View(dense.back()), to, dims[i]);
     }
     copies.push_back(*rows);
   }
@@ -211,7 +216,7 @@ void gather_kv_inplace(const Tensors& kv, const Tensor& indices, const std::stri
 }  // namespace
 }  // namespace vtkernels
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(VTK_NAMESPACE, CPU, m) {
   using namespace vtkernels;
   m.impl("gather_tokens", VTK_BOX(gather_tokens));
   m.impl("gather_tokens.out", VTK_BOX(gather_tokens_out));

@@ -76,7 +76,7 @@ void match_bipartite_out(const Tensor& tokens, int64_t r, int64_t stride, int64_
 }  // namespace
 }  // namespace vtkernels
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(VTK_NAMESPACE, CPU, m) {
   using namespace vtkernels;
   m.impl("match_bipartite", VTK_BOX(match_bipartite));
   m.impl("match_bipartite.out", VTK_BOX(match_bipartite_out));

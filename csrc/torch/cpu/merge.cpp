@@ -70,7 +70,7 @@ void merge_tokens_out(const Tensor& tokens, const Tensor& assignment, int64_t gr
 }  // namespace
 }  // namespace vtkernels
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(VTK_NAMESPACE, CPU, m) {
   using namespace vtkernels;
   m.impl("merge_tokens", VTK_BOX(merge_tokens));
   m.impl("merge_tokens.out", VTK_BOX(merge_tokens_out));

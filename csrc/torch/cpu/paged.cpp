@@ -70,7 +70,7 @@ Pages check_pages(const char* op, const Tensors& kv, const Tensor& block_table, 
     }
     pages.pools.push_back(pool_of(v, dim));
     const Pool& pool = pages.pools.back();
-    for (size_t j = 0; j < i && pool.width > 0; ++j) {
+    for (size_t j = 0; j < i && pool.width > 0 && v.sizes[0] > 0; ++j) {
       VTK_CHECK(pages.pools[j].data != pool.data, op, arg, "the same memory as kv[" + std::to_string(j) + "]",
                 "each pool once");
     }
@@ -286,7 +286,7 @@ void prune_topk_paged_out(const Tensor& hidden, const Tensor& prototypes, const 
 }  // namespace
 }  // namespace vtkernels
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(VTK_NAMESPACE, CPU, m) {
   using namespace vtkernels;
   m.impl("compact_kv_paged", VTK_BOX(compact_kv_paged));
   m.impl("compact_kv_paged.out", VTK_BOX(compact_kv_paged_out));

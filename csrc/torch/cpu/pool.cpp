@@ -165,7 +165,7 @@ void shuffle_out(const Tensor& tokens, int64_t grid_width, int64_t factor, const
 }  // namespace
 }  // namespace vtkernels
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(VTK_NAMESPACE, CPU, m) {
   using namespace vtkernels;
   m.impl("pool_span", VTK_BOX(pool_span));
   m.impl("pool_span.out", VTK_BOX(pool_span_out));

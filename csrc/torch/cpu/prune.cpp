@@ -268,7 +268,7 @@ void prune_topk_varlen_out(const Tensor& hidden, const Tensor& prototypes, const
 }  // namespace
 }  // namespace vtkernels
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(VTK_NAMESPACE, CPU, m) {
   using namespace vtkernels;
   m.impl("prune_topk", VTK_BOX(prune_topk));
   m.impl("prune_topk.out", VTK_BOX(prune_topk_out));

@@ -198,7 +198,7 @@ void dequantize_kv_out(const Tensors& key_codes, const Tensors& key_params, cons
 }  // namespace
 }  // namespace vtkernels
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(VTK_NAMESPACE, CPU, m) {
   using namespace vtkernels;
   m.impl("quantize_kv", VTK_BOX(quantize_kv));
   m.impl("quantize_kv.out", VTK_BOX(quantize_kv_out));

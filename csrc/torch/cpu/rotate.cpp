@@ -67,7 +67,7 @@ void rotate_keys_out(const Tensor& keys, const Tensor& deltas, const Tensor& inv
 }  // namespace
 }  // namespace vtkernels
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(VTK_NAMESPACE, CPU, m) {
   using namespace vtkernels;
   m.impl("rotate_keys", VTK_BOX(rotate_keys));
   m.impl("rotate_keys.out", VTK_BOX(rotate_keys_out));

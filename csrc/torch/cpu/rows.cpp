@@ -160,7 +160,7 @@ void subspace_residual_out(const Tensor& tokens, const Tensor& basis, const Tens
 }  // namespace
 }  // namespace vtkernels
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(VTK_NAMESPACE, CPU, m) {
   using namespace vtkernels;
   m.impl("temporal_scores", VTK_BOX(temporal_scores));
   m.impl("temporal_scores.out", VTK_BOX(temporal_scores_out));

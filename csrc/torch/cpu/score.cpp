@@ -167,7 +167,7 @@ void prototype_softmax_scores_out(const Tensor& tokens, const Tensor& prototypes
 }  // namespace
 }  // namespace vtkernels
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(VTK_NAMESPACE, CPU, m) {
   using namespace vtkernels;
   m.impl("prototype_scores", VTK_BOX(prototype_scores));
   m.impl("prototype_scores.out", VTK_BOX(prototype_scores_out));

@@ -63,7 +63,7 @@ void select_topk_out(const Tensor& scores, int64_t k, bool largest, const Option
 }  // namespace
 }  // namespace vtkernels
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(VTK_NAMESPACE, CPU, m) {
   using namespace vtkernels;
   m.impl("select_topk", VTK_BOX(select_topk));
   m.impl("select_topk.out", VTK_BOX(select_topk_out));

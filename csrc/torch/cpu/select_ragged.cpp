@@ -175,7 +175,7 @@ void allocate_budget_out(const Tensor& weights, int64_t total, int64_t minimum, 
 }  // namespace
 }  // namespace vtkernels
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(VTK_NAMESPACE, CPU, m) {
   using namespace vtkernels;
   m.impl("select_threshold", VTK_BOX(select_threshold));
   m.impl("select_threshold.out", VTK_BOX(select_threshold_out));

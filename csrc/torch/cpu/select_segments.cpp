@@ -165,7 +165,7 @@ void select_quota_out(const Tensor& scores, const Tensor& cu_segments, int64_t k
 }  // namespace
 }  // namespace vtkernels
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(VTK_NAMESPACE, CPU, m) {
   using namespace vtkernels;
   m.impl("select_topk_varlen", VTK_BOX(select_topk_varlen));
   m.impl("select_topk_varlen.out", VTK_BOX(select_topk_varlen_out));

@@ -1,4 +1,4 @@
-// What the registration files of the CUDA kernels share. They register under `vtkernels_cuda` over the stable ABI:
+// What the registration files of the CUDA kernels share. They register under VTK_CUDA_NAMESPACE over the stable ABI:
 // `.out` variants only, schemas are defined in Python. The contract has been checked there; what memory safety needs is
 // checked again, for direct calls.
 #pragma once

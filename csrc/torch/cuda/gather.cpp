@@ -113,7 +113,7 @@ void gather_kv_inplace_out(const std::vector<Tensor>& kv, const Tensor& indices,
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels_cuda, VTK_DISPATCH_KEY, m) {
+STABLE_TORCH_LIBRARY_IMPL(VTK_CUDA_NAMESPACE, VTK_DISPATCH_KEY, m) {
   m.impl("gather_tokens.out", VTK_BOX(gather_tokens_out));
   m.impl("gather_kv.out", VTK_BOX(gather_kv_out));
   m.impl("gather_kv_inplace.out", VTK_BOX(gather_kv_inplace_out));

@@ -92,7 +92,7 @@ void compact_kv_paged_out(const std::vector<Tensor>& kv, const Tensor& block_tab
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels_cuda, VTK_DISPATCH_KEY, m) {
+STABLE_TORCH_LIBRARY_IMPL(VTK_CUDA_NAMESPACE, VTK_DISPATCH_KEY, m) {
   m.impl("compact_kv_paged.out", VTK_BOX(compact_kv_paged_out));
 }
 

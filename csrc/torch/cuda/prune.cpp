@@ -119,7 +119,7 @@ void prune_topk_varlen_out(const Tensor& hidden, const Tensor& prototypes, const
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels_cuda, VTK_DISPATCH_KEY, m) {
+STABLE_TORCH_LIBRARY_IMPL(VTK_CUDA_NAMESPACE, VTK_DISPATCH_KEY, m) {
   m.impl("prune_topk.out", VTK_BOX(prune_topk_out));
   m.impl("prune_topk_varlen.out", VTK_BOX(prune_topk_varlen_out));
 }

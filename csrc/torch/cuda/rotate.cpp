@@ -45,6 +45,8 @@ void rotate_keys_out(const Tensor& keys, const Tensor& deltas, const Tensor& inv
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels_cuda, VTK_DISPATCH_KEY, m) { m.impl("rotate_keys.out", VTK_BOX(rotate_keys_out)); }
+STABLE_TORCH_LIBRARY_IMPL(VTK_CUDA_NAMESPACE, VTK_DISPATCH_KEY, m) {
+  m.impl("rotate_keys.out", VTK_BOX(rotate_keys_out));
+}
 
 }  // namespace vtkernels

@@ -23,7 +23,7 @@ void prototype_scores_out(const Tensor& tokens, const Tensor& prototypes, const 
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels_cuda, VTK_DISPATCH_KEY, m) {
+STABLE_TORCH_LIBRARY_IMPL(VTK_CUDA_NAMESPACE, VTK_DISPATCH_KEY, m) {
   m.impl("prototype_scores.out", VTK_BOX(prototype_scores_out));
 }
 

@@ -25,6 +25,8 @@ void select_topk_out(const Tensor& scores, int64_t k, bool largest, const Option
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(vtkernels_cuda, VTK_DISPATCH_KEY, m) { m.impl("select_topk.out", VTK_BOX(select_topk_out)); }
+STABLE_TORCH_LIBRARY_IMPL(VTK_CUDA_NAMESPACE, VTK_DISPATCH_KEY, m) {
+  m.impl("select_topk.out", VTK_BOX(select_topk_out));
+}
 
 }  // namespace vtkernels

@@ -1,12 +1,11 @@
 """Attention that takes the one best key."""
 
-import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.argmax_attention.default
+_op = OPS.argmax_attention.default
 
 
 def argmax_attention(query: Tensor, key: Tensor, *, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -20,5 +20,7 @@ def argmax_attention(query: Tensor, key: Tensor, *, allowed: Tensor | None = Non
     index = position.amin(-1) if n else position.new_full(position.shape[:-1], 0)
     found = best_rank[..., 0] > 0
     safe = torch.where(found, index, 0)
-    rows = query.new_zeros(query.shape) if n == 0 else key.gather(2, safe[..., None].expand(-1, -1, -1, key.shape[-1]))
+    # Not `gather`, which makes other NaN of those of bfloat16.
+    each = [torch.arange(size, device=key.device) for size in key.shape[:2]]
+    rows = query.new_zeros(query.shape) if n == 0 else key[each[0][:, None, None], each[1][:, None], safe]
     return torch.where(found[..., None], rows, 0).contiguous(), torch.where(found, index, -1)

@@ -1,12 +1,11 @@
 """Attention of one query per cell of a grid to the keys of that cell."""
 
-import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.cell_attention.default
+_op = OPS.cell_attention.default
 
 
 def cell_attention(query: Tensor, key: Tensor, value: Tensor, grid_width: int, cell: int, *,

@@ -1,6 +1,5 @@
 """Space to depth: the tokens of each window of a grid become one token."""
 
-import torch
 from torch import Tensor
 
 from ..._checks import not_nested

@@ -1,6 +1,5 @@
 """Depth to space: each token becomes a window of a grid."""
 
-import torch
 from torch import Tensor
 
 from ..._checks import not_nested

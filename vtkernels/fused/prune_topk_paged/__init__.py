@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.prune_topk_paged.default
+_op = OPS.prune_topk_paged.default
 
 
 def prune_topk_paged(hidden: Tensor, prototypes: Tensor, cu_seqlens: Tensor, k: Tensor, total_out: int,

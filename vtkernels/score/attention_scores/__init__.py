@@ -1,12 +1,11 @@
 """Score keys by the attention that they receive."""
 
-import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.attention_scores.default
+_op = OPS.attention_scores.default
 
 
 def attention_scores(query: Tensor, key: Tensor, *, lse: Tensor | None = None, row_weights: Tensor | None = None,

@@ -105,8 +105,9 @@ class Attention:
         row_tiles = triton.cdiv(self.rows * self.group, block_r)
         programs = self.batch * self.key_heads * row_tiles * splits
         if programs:
+            # Fused, a logit would differ from the maximum of its row by a rounding, which is large for large logits.
             _triton.launch(row_sums_kernel, programs, self.query.device, *self.common(), maxima, sums, *strides, count,
-                           row_tiles, splits, BLOCK_R=block_r, SPLIT_KEYS=split_keys, **self.options)
+                           row_tiles, splits, BLOCK_R=block_r, SPLIT_KEYS=split_keys, fp_fusion=False, **self.options)
         if splits > 1:
             _triton.launch(combine_rows_kernel, triton.cdiv(count, COMBINE_BLOCK), self.query.device, maxima, sums,
                            count, splits, BLOCK=COMBINE_BLOCK, num_warps=4)
@@ -136,7 +137,7 @@ class Attention:
                        *weights, self.key_start, self.count, self.tiles, self.parts, target, out_batch, out_head,
                        out_part, self.status, MODE=mode.value, REDUCE_ROWS=self.reduce_rows,
                        REDUCE_HEADS=self.reduce_heads, FLAT=flat, PARTIAL=self.partial is not None,
-                       BLOCK_R=self.block_r(self.rows * self.group if flat else self.rows), **self.options)
+                       BLOCK_R=self.block_r(self.rows * self.group if flat else self.rows), fp_fusion=False, **self.options)
         if self.partial is not None:
             parts, total = self.partial.shape
             columns = total if self.bounds is not None else self.count

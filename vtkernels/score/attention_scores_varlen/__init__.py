@@ -1,12 +1,11 @@
 """`attention_scores` for packed sequences, with packed or paged keys."""
 
-import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.attention_scores_varlen.default
+_op = OPS.attention_scores_varlen.default
 
 
 def attention_scores_varlen(query: Tensor, key: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, total_k: int,

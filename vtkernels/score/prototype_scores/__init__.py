@@ -1,12 +1,11 @@
 """Score tokens by their similarity to the nearest prototype."""
 
-import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.prototype_scores.default
+_op = OPS.prototype_scores.default
 
 
 def prototype_scores(tokens: Tensor, prototypes: Tensor, *, metric: str = "cosine",

@@ -1,12 +1,11 @@
 """Score tokens by a softmax over prototypes."""
 
-import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.prototype_softmax_scores.default
+_op = OPS.prototype_softmax_scores.default
 
 
 def prototype_softmax_scores(tokens: Tensor, prototypes: Tensor, *, over_tokens: bool = False,

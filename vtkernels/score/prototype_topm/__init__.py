@@ -1,12 +1,11 @@
 """The few nearest prototypes of each token."""
 
-import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.prototype_topm.default
+_op = OPS.prototype_topm.default
 
 
 def prototype_topm(tokens: Tensor, prototypes: Tensor, m: int, *, metric: str = "cosine",

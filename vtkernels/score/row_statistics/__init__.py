@@ -1,12 +1,11 @@
 """Norms and entropy of rows, in one pass."""
 
-import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.row_statistics.default
+_op = OPS.row_statistics.default
 
 
 def row_statistics(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,15 +1,14 @@
 """Score tokens by the part of them outside a subspace."""
 
-import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 from .basis import orthonormal_basis
 
 __all__ = ["orthonormal_basis", "subspace_residual"]
 
-_op = torch.ops.vtkernels.subspace_residual.default
+_op = OPS.subspace_residual.default
 
 
 def subspace_residual(tokens: Tensor, basis: Tensor) -> Tensor:

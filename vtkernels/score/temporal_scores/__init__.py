@@ -1,12 +1,11 @@
 """Score video tokens by what changed since the previous frame."""
 
-import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.temporal_scores.default
+_op = OPS.temporal_scores.default
 
 
 def temporal_scores(tokens: Tensor, *, metric: str = "cosine", first: float | None = None) -> Tensor:

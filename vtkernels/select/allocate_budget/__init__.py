@@ -1,12 +1,11 @@
 """Split a number of tokens over frames, layers or heads."""
 
-import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.allocate_budget.default
+_op = OPS.allocate_budget.default
 
 
 def allocate_budget(weights: Tensor, total: int, *, minimum: int = 0, capacity: Tensor | None = None) -> Tensor:

@@ -1,12 +1,11 @@
 """Cluster tokens around the peaks of their density."""
 
-import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.cluster_density_peaks.default
+_op = OPS.cluster_density_peaks.default
 
 
 def cluster_density_peaks(features: Tensor, clusters: int, *, neighbours: int = 5) -> tuple[Tensor, Tensor]:

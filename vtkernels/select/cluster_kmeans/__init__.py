@@ -1,12 +1,11 @@
 """Cluster tokens by k-means."""
 
-import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.cluster_kmeans.default
+_op = OPS.cluster_kmeans.default
 
 
 def cluster_kmeans(features: Tensor, clusters: int, *, iterations: int = 10, metric: str = "l2",

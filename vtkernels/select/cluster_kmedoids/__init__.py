@@ -1,12 +1,11 @@
 """Cluster tokens around tokens."""
 
-import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.cluster_kmedoids.default
+_op = OPS.cluster_kmedoids.default
 
 
 def cluster_kmedoids(features: Tensor, clusters: int, *, iterations: int = 100,

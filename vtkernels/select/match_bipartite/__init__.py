@@ -1,12 +1,11 @@
 """Match tokens for merging, the bipartite way of ToMe."""
 
-import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.match_bipartite.default
+_op = OPS.match_bipartite.default
 
 
 def match_bipartite(tokens: Tensor, r: int, *, stride: int = 2, protected: int = 0,

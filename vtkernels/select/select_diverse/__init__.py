@@ -1,12 +1,11 @@
 """Select tokens that differ from each other."""
 
-import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.select_diverse.default
+_op = OPS.select_diverse.default
 
 
 def select_diverse(features: Tensor, k: int, *, objective: str = "max_min", relevance: Tensor | None = None,

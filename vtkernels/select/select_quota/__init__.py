@@ -1,12 +1,11 @@
 """Select an exact number of tokens per row, with a minimum per segment (frame, tile, image)."""
 
-import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.select_quota.default
+_op = OPS.select_quota.default
 
 
 def select_quota(scores: Tensor, cu_segments: Tensor, k: int, quota: int, *, largest: bool = True,

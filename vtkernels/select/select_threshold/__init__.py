@@ -1,12 +1,11 @@
 """Select the tokens on one side of a threshold."""
 
-import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.select_threshold.default
+_op = OPS.select_threshold.default
 
 
 def select_threshold(scores: Tensor, threshold: float, *, largest: bool = True, min_keep: int = 0,

@@ -1,12 +1,11 @@
 """Select the fewest tokens that hold a share of the total weight."""
 
-import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.select_top_p.default
+_op = OPS.select_top_p.default
 
 
 def select_top_p(scores: Tensor, p: float, *, min_keep: int = 1) -> tuple[Tensor, Tensor, Tensor]:

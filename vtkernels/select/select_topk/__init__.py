@@ -1,12 +1,11 @@
 """Select an exact number of tokens per row."""
 
-import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.select_topk.default
+_op = OPS.select_topk.default
 
 
 def select_topk(scores: Tensor, k: int, *, largest: bool = True, ks: Tensor | None = None,

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ... import _library  # noqa: F401  (the schema must exist before the op is bound)
 from ..._checks import fail, no_grad_needed
+from ..._library import OPS
 
-_op = torch.ops.vtkernels.select_topk_varlen.default
+_op = OPS.select_topk_varlen.default
 
 
 def select_topk_varlen(scores: Tensor, cu_seqlens: Tensor | Sequence[int], k: Tensor | Sequence[int],
