@@ -62,8 +62,9 @@ $(VENV)/.demo: $(VENV)/.torch $(NATIVE)
 	VTKERNELS_BUILD_NATIVE=1 $(PY) -m pip install -q --no-build-isolation -e ".[demo]"
 	touch $@
 
+# The libraries are built already; this adds packages only.
 $(VENV)/.dev: $(VENV)/.demo
-	$(PY) -m pip install -q --no-build-isolation -e ".[demo,test,bench,lint]"
+	VTKERNELS_BUILD_NATIVE=0 $(PY) -m pip install -q --no-build-isolation -e ".[demo,test,bench,lint]"
 	touch $@
 
 # torchvision comes linked against CUDA and cannot register its ops with a CPU torch; vLLM needs only its Python.
