@@ -1,12 +1,13 @@
 """Every published method: against its loop, row by row, under hostile values, without a host sync, documented."""
 
+import copy
 import doctest
 import importlib
 import re
 
 import pytest
 import torch
-from methods_suite import cases, check_hostile, check_reference, check_rows, example, without
+from methods_suite import assert_close, cases, check_hostile, check_reference, check_rows, example, without
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import vtkernels
@@ -40,6 +41,30 @@ def test_no_host_sync(name, config, stage):
     method, inputs = methods.get(name, **config), example(name, "small", 2)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         method(map_tensors(inputs, mode.from_tensor), stage=stage)
+
+
+def on_cuda(value):
+    """Tensors and modules of a configuration, on the GPU."""
+    if isinstance(value, torch.nn.Module):
+        return copy.deepcopy(value).cuda()
+    if isinstance(value, dict):
+        return {k: on_cuda(v) for k, v in value.items()}
+    return map_tensors(value, torch.Tensor.cuda)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@ALL
+def test_on_a_gpu_without_a_host_sync(name, config, stage):
+    method, inputs = methods.get(name, **on_cuda(config)), example(name, "small", 2)
+    device_inputs = map_tensors(inputs, torch.Tensor.cuda)
+    method(device_inputs, stage=stage)  # kernels are compiled
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        result = method(device_inputs, stage=stage)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert_close(map_tensors(result, torch.Tensor.cpu), methods.get(name, **config)(inputs, stage=stage))
 
 
 @pytest.mark.parametrize(("name", "need"), [(n, need) for n, m in methods.methods().items() for need in m.info.needs])

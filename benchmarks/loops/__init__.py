@@ -20,10 +20,6 @@ from torch import Tensor
 from vtkernels import methods
 
 SIZES = ("small", "odd", "typical")
-# Methods made of torch alone.
-WITHOUT_KERNELS: tuple[str, ...] = (
-    "far", "flash_pooling", "mfm", "patnet", "pvc_attention", "re_ttention", "uniformer", "yopo",
-)
 
 
 def loop_of(name: str) -> ModuleType:

@@ -46,6 +46,8 @@ class Method:
     decoder_layer: ClassVar[str] = "before"
     # Fields of the inputs that the method looks at where they are there, beside those that it needs.
     takes: ClassVar[tuple[str, ...]] = ()
+    # False for a method that torch's own ops serve best.
+    kernels: ClassVar[bool] = True
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -5,9 +5,10 @@ from typing import Any
 
 from ._registry import methods
 
-COLUMNS = ("name", "method", "acts at", "needs", "returns", "class", "spec", "defaults")
+COLUMNS = ("name", "method", "acts at", "needs", "returns", "class", "spec", "tested on", "defaults")
 # What `tests/test_methods.py` and `tests/interpreted/test_methods_*.py` prove of every method that is listed.
-STATE = "same tokens and values as its loop: C++ and Triton's interpreter; rows independent; no host sync"
+STATE = ("the same tokens and values as its loop on the kernels named (Triton's in the interpreter), rows independent, "
+         "no host sync; GPUs not run")
 
 
 def _value(value: Any) -> str:
@@ -20,7 +21,7 @@ def rows() -> list[tuple[str, ...]]:
         info = method.info
         defaults = ", ".join(f"{k}={_value(v)}" for k, v in method.defaults().items())
         out.append((name, info.title, info.place, ", ".join(info.needs), info.returns, info.taxonomy, info.evidence,
-                    defaults))
+                    "C++, Triton" if method.kernels else "torch", defaults))
     return out
 
 
@@ -28,7 +29,7 @@ def text() -> str:
     table: Sequence[tuple[str, ...]] = [COLUMNS, *rows()]
     widths = [max(len(row[i]) for row in table) for i in range(len(COLUMNS) - 1)]
     lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in table]
-    return "\n".join([*lines, "", f"{len(table) - 1} methods; state of each, by the tests: {STATE}"])
+    return "\n".join([*lines, "", f"{len(table) - 1} methods; tested: {STATE}"])
 
 
 def markdown() -> str:

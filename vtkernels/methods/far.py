@@ -32,6 +32,8 @@ class FAR(Method):
     details as in the official code.
     """
 
+    kernels = False
+
     slope: float | Tensor = 0.0
 
     def run(self, inputs: Inputs) -> Result:

@@ -30,6 +30,8 @@ class FlashPooling(Method):
     details as in the official code, which leaves A undefined.
     """
 
+    kernels = False
+
     queries: Tensor
 
     def run(self, inputs: Inputs) -> Result:

@@ -31,6 +31,8 @@ class MFM(Method):
     2206.07706; details as in the official code.
     """
 
+    kernels = False
+
     radius: float = 16.0
     low: bool = True
 

@@ -31,6 +31,8 @@ class PATNet(Method):
     code.
     """
 
+    kernels = False
+
     weight: Tensor
     bias: Tensor
 

@@ -27,6 +27,8 @@ class PVCAttention(Method):
     Vision-Language Models", CVPR 2025, arXiv 2412.09613; the abstract only, the details are ours.
     """
 
+    kernels = False
+
     def run(self, inputs: Inputs) -> Result:
         assert inputs.grid is not None
         frames, places = inputs.grid[0], inputs.grid[1] * inputs.grid[2]

@@ -38,6 +38,8 @@ class ReTtention(Method):
     arXiv 2505.22918; details as in the official code.
     """
 
+    kernels = False
+
     step: int = 0
     warmup: int = 5
     every: int = 5

@@ -31,6 +31,8 @@ class UniFormer(Method):
     arXiv 2201.04676; the window as in the official code.
     """
 
+    kernels = False
+
     window: tuple[int, int, int] = (5, 5, 5)
 
     def run(self, inputs: Inputs) -> Result:

@@ -37,6 +37,8 @@ class YOPO(Method):
     2410.06169; details as in the official code, which simulates all this by masks.
     """
 
+    kernels = False
+
     window: int
     heads: Tensor | None = None
     cut: bool = False
