@@ -137,7 +137,8 @@ class Attention:
                        *weights, self.key_start, self.count, self.tiles, self.parts, target, out_batch, out_head,
                        out_part, self.status, MODE=mode.value, REDUCE_ROWS=self.reduce_rows,
                        REDUCE_HEADS=self.reduce_heads, FLAT=flat, PARTIAL=self.partial is not None,
-                       BLOCK_R=self.block_r(self.rows * self.group if flat else self.rows), fp_fusion=False, **self.options)
+                       BLOCK_R=self.block_r(self.rows * self.group if flat else self.rows), fp_fusion=False,
+                       **self.options)
         if self.partial is not None:
             parts, total = self.partial.shape
             columns = total if self.bounds is not None else self.count
