@@ -12,7 +12,8 @@ import vtkernels
 
 from . import _dispatch, _env, _info
 from .demo import DemoError
-from .prototypes import SHIPPED, CodebookError, build_kmeans, save
+from .prototypes import CodebookError, _command
+from .prototypes._options import natural
 
 EXIT_CODES = "exit codes: 0 done, 1 an input or this machine does not allow it, 2 the command line is wrong"
 
@@ -50,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--keep", type=_share, default=0.25, metavar="SHARE",
                       help="share of the tokens that stays, above 0 and at most 1 (default 0.25)")
     demo.add_argument("--out", default="demo_out", metavar="DIR", help="folder of the pictures (default demo_out)")
-    demo.add_argument("--seed", type=_natural, default=0, help="of the random K/V projections (default 0)")
+    demo.add_argument("--seed", type=natural, default=0, help="of the random K/V projections (default 0)")
     demo.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes a while to start")
     demo.set_defaults(command=_demo)
 
@@ -67,15 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("op", metavar="OP", choices=sorted(_dispatch.STAGES), help=", ".join(_dispatch.STAGES))
     explain.set_defaults(command=_explain)
 
-    build = commands.add_parser("build-prototypes", epilog=EXIT_CODES, help="build a codebook",
-                                description="Without --features, rebuild the shipped codebook from the photographs of "
-                                "scikit-image; with it, cluster features by spherical k-means.")
-    build.add_argument("--out", metavar="FILE", help="file to write; default without --features: the shipped one")
-    build.add_argument("--features", metavar="FILE", help="safetensors file with redundant tokens, [N, D] or [B, N, D]")
-    build.add_argument("--count", type=_natural, default=64, help="prototypes, with --features (default 64)")
-    build.add_argument("--iterations", type=_natural, default=30, help="with --features (default 30)")
-    build.add_argument("--seed", type=_natural, default=0, help="with --features (default 0)")
-    build.set_defaults(command=_build_prototypes)
+    _command.add_parser(commands, EXIT_CODES)
     return parser
 
 
@@ -121,40 +114,10 @@ def _explain(arguments: argparse.Namespace) -> None:
         print(f"  VTKERNELS_BACKEND={_env.BACKEND} overrides this order")
 
 
-def _build_prototypes(arguments: argparse.Namespace) -> None:
-    if arguments.features is None:
-        from .demo import codebook
-
-        path = arguments.out or SHIPPED
-        count = codebook.write(path)
-    else:
-        from .demo.features import read_features
-
-        if arguments.out is None:
-            raise DemoError("build-prototypes: --features needs --out")
-        path, rows = arguments.out, read_features(Path(arguments.features)).flatten(0, 1)
-        try:
-            centres = build_kmeans(rows, arguments.count, seed=arguments.seed, iterations=arguments.iterations)
-        except ValueError as error:
-            raise DemoError(f"{arguments.features}: {error}") from error
-        count = len(centres)
-        save(path, centres.to(rows.dtype), source=Path(arguments.features).name,
-             recipe=f"spherical k-means, {count} clusters, seed {arguments.seed}, at most {arguments.iterations} "
-                    f"iterations, over {len(rows)} tokens")
-    print(f"{count} prototypes written to {path}")
-
-
 def _share(text: str) -> float:
     value = float(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text}, allowed: above 0 and at most 1")
-    return value
-
-
-def _natural(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**63:
-        raise argparse.ArgumentTypeError(f"{text}, allowed: a whole number from 0")
     return value
 
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -26,6 +24,7 @@ FORMAT = "vtkernels codebook"
 VERSION = "1"
 MAX_HEADER_BYTES = 1 << 20  # parsed as JSON, so capped before it is read
 MAX_FILE_BYTES = 1 << 30
+LAYER = "projector"  # the visual tokens as they enter the language model
 RESERVED_KEYS = ("format", "version", "sizes", "sha256")
 
 
@@ -50,7 +49,8 @@ class Codebook:
 
 
 def load(path: str | os.PathLike, *, dim: int | None = None, dtype: torch.dtype | None = None,
-         device: torch.device | str | None = None, tensor: str = "prototypes") -> Codebook:
+         device: torch.device | str | None = None, tensor: str = "prototypes", model: Any = None,
+         layer: str = LAYER) -> Codebook:
     """Read a codebook from a safetensors file.
 
     Args:
@@ -59,10 +59,14 @@ def load(path: str | os.PathLike, *, dim: int | None = None, dtype: torch.dtype 
         dtype: float32, float16 or bfloat16 to convert the prototypes to; that of the file when absent.
         device: where the prototypes go; the CPU when absent.
         tensor: the name of the prototypes in a file that vtkernels did not write.
+        model: of transformers; the prototypes must have the D of its visual tokens and its dtype (unless `dtype` is
+            given), and what the file says of its model type and layer must be true.
+        layer: where the features come from that the codebook is for, with `model`.
 
     Raises:
-        CodebookError: not a safetensors file, a header over 1 MiB, no such tensor, a wrong rank, dtype or D, no
-            prototypes, NaN or inf, a norm that float32 cannot hold, or bytes that do not match their sha256.
+        CodebookError: a model that it was not built for; not a safetensors file, a header over 1 MiB, no such tensor, a
+            wrong rank, dtype or D, no prototypes, NaN or inf, a norm that float32 cannot hold, or bytes that are not
+            those of their sha256.
 
     Example:
         >>> book = prototypes.load("codebook.safetensors", dim=hidden.shape[-1], dtype=hidden.dtype)  # doctest: +SKIP
@@ -77,6 +81,8 @@ def load(path: str | os.PathLike, *, dim: int | None = None, dtype: torch.dtype 
         _fail(path, f"has no tensor {tensor!r}", ", ".join(map(repr, tensors)) or "a file with tensors")
     prototypes = tensors.pop(tensor)
     _check(path, tensor, prototypes, dim)
+    if model is not None:
+        _check_model(path, tensor, prototypes, metadata, model, layer, dtype)
     if dtype is not None and dtype != prototypes.dtype:
         if dtype not in FLOATS:
             _fail(path, f"is asked for as {dtype}", names(FLOATS))
@@ -104,12 +110,18 @@ def save(path: str | os.PathLike, prototypes: Tensor, *, tensors: Mapping[str, T
     for key, value in metadata.items():
         if not isinstance(value, str) or key in RESERVED_KEYS:
             _fail(path, f"is given metadata {key}={value!r}", f"a string, and no key of {', '.join(RESERVED_KEYS)}")
-    contents = {"prototypes": prototypes, **(tensors or {})}
-    contents = {name: t.detach().cpu().contiguous() for name, t in contents.items()}
     metadata = {"format": FORMAT, "version": VERSION, "sizes": "x".join(map(str, prototypes.shape)), **metadata}
+    write_safetensors(path, {"prototypes": prototypes, **(tensors or {})}, metadata)
+
+
+def write_safetensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Tensors and metadata, to which `sha256` is added; atomically. The same contents give the same bytes."""
+    import safetensors.torch  # here, so that the ops can be imported without it
+
+    contents = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     header, data = _split(safetensors.torch.save(contents))
-    metadata["sha256"] = hashlib.sha256(data).hexdigest()
-    # Sorted keys, so that the same codebook gives the same bytes; the header's length is a multiple of 8.
+    metadata = {**metadata, "sha256": hashlib.sha256(data).hexdigest()}
+    # Sorted keys, since a dict's order would show; the header's length is a multiple of 8.
     text = json.dumps({**json.loads(header), "__metadata__": metadata}, sort_keys=True).encode()
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER_BYTES:
@@ -119,6 +131,8 @@ def save(path: str | os.PathLike, prototypes: Tensor, *, tensors: Mapping[str, T
 
 def read_safetensors(path: str | os.PathLike) -> tuple[dict[str, str], dict[str, Tensor], str]:
     """Metadata, tensors and the sha256 of the data section of any safetensors file, read once."""
+    import safetensors.torch
+
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -152,6 +166,10 @@ def write_atomically(path: str | os.PathLike, contents: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
+    except OSError as error:
+        if error.errno and error.filename is None:  # a full disk names no file
+            error.filename = str(target)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -175,6 +193,18 @@ def _check(path: Any, name: str, prototypes: Any, dim: int | None) -> None:
         _fail(path, f"`{name}` has NaN or infinite entries", "finite entries")
     if reciprocal_norms(prototypes).isnan().any():
         _fail(path, f"`{name}` has a norm above float32's range", "norms that float32 can hold")
+
+
+def _check_model(path: Any, name: str, prototypes: Tensor, metadata: dict[str, str], model: Any, layer: str,
+                 dtype: torch.dtype | None) -> None:
+    config = model.config
+    for key, want in (("model_type", config.model_type), ("layer", layer)):
+        if metadata.get(key, want) != want:
+            _fail(path, f"is for {key} {metadata[key]!r}", f"{want!r}, that of the model's features")
+    _check(path, name, prototypes, config.get_text_config().hidden_size)
+    if dtype is None and prototypes.dtype != model.dtype:
+        _fail(path, f"`{name}` is a tensor of {names([prototypes.dtype])}", f"{names([model.dtype])}, the model's, or "
+              "`dtype` to convert to")
 
 
 def _fail(path: Any, got: str, allowed: str) -> NoReturn:
