@@ -55,11 +55,10 @@ void take_rows(const Parallel& serial, const ArgmaxProblem& p, int64_t b, int64_
   for (int64_t r = 0; r < rows; ++r) {
     p.indices.store(b * p.index_batch + h * p.index_head + first + r, best[r].key);
     char* to = p.out + (b * p.out_batch + h * p.out_head + (first + r) * p.out_row) * size;
-    const char* from = keys + best[r].key * p.key.row * size;
     if (best[r].key < 0) {
       memset(to, 0, p.width * size);
     } else {
-      copy_row(from, p.key.dim, p.width, size, to);
+      copy_row(keys + best[r].key * p.key.row * size, p.key.dim, p.width, size, to);
     }
   }
 }

@@ -12,7 +12,7 @@ constexpr int64_t kRefresh = 16;     // tokens compared with new picks at a time
 
 // Larger for a larger distance, then for a lower index.
 inline int64_t rank(float distance, int64_t index) {
-  return (static_cast<int64_t>(max_key(distance)) << 32) | (0xffffffff - index);
+  return static_cast<int64_t>(max_key(distance)) * (int64_t{1} << 32) + (0xffffffff - index);
 }
 inline int64_t ranked_index(int64_t rank) { return 0xffffffff - (rank & 0xffffffff); }
 

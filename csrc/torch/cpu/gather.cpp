@@ -27,6 +27,8 @@ std::optional<Loop> merge_dims(const View& v, int64_t first, int64_t last) {
 }
 
 // Rows of a [.., B, tokens, ..] tensor: dimensions before the batch are the outer loop, those after the tokens the row.
+bool is_empty(const View& v) { return std::find(v.sizes, v.sizes + v.dims, 0) != v.sizes + v.dims; }
+
 std::optional<RowCopy> token_rows(const View& src, const View& dst, int64_t dim) {
   const auto outer = merge_dims(src, 0, dim - 1), row = merge_dims(src, dim + 1, src.dims);
   const auto outer_dst = merge_dims(dst, 0, dim - 1), row_dst = merge_dims(dst, dim + 1, dst.dims);
@@ -83,12 +85,13 @@ int32_t run_gather_tokens(const char* op, const Tensors& tensors, const Tensor& 
   copies.reserve(tensors.size());
   Tensors dense;  // keeps copies alive: inputs whose inner dimensions are not one loop
   for (size_t i = 0; i < tensors.size(); ++i) {
-    const View to(out[i]);
-    if (std::find(to.sizes, to.sizes + to.dims, 0) != to.sizes + to.dims) {  // no bytes, but the indices are checked
-      copies.push_back({View(tensors[i]).data(), to.mutable_data(), 1, 0, to.element(), to.element()});
+    const View from(tensors[i]), to(out[i]);
+    if (is_empty(to)) {  // no bytes, but the indices are checked
+      copies.push_back({from.data(), to.mutable_data(), 1, 0, to.element(), to.element()});
       continue;
     }
-    std::optional<RowCopy> rows = token_rows(View(tensors[i]), to, dims[i]);
+    // Without tokens every row becomes zeros; the strides of nothing say nothing.
+    std::optional<RowCopy> rows = token_rows(is_empty(from) ? to : from, to, dims[i]);
     if (!rows) {
       VTK_CHECK(token_rows(to, to, dims[i]), op, Arg("out", static_cast<int64_t>(i)),
                 "of strides that are not dense around batch and tokens", "dense inner dimensions");

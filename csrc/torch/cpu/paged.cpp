@@ -70,7 +70,7 @@ Pages check_pages(const char* op, const Tensors& kv, const Tensor& block_table, 
     }
     pages.pools.push_back(pool_of(v, dim));
     const Pool& pool = pages.pools.back();
-    for (size_t j = 0; j < i && pool.width > 0 && v.sizes[0] > 0; ++j) {
+    for (size_t j = 0; j < i && pool.width * pool.outer * v.sizes[0] > 0; ++j) {
       VTK_CHECK(pages.pools[j].data != pool.data, op, arg, "the same memory as kv[" + std::to_string(j) + "]",
                 "each pool once");
     }

@@ -115,9 +115,10 @@ def _method(entry: Any) -> methods.Method:
 
 def _check_share(config: dict[str, Any]) -> None:
     keep, rate = config.get("keep", 1.0), config.get("pruning_rate", 0.0)
-    if isinstance(keep, bool) or not isinstance(keep, (int, float)) or not 0 < keep or (
+    if isinstance(keep, bool) or not isinstance(keep, (int, float)) or not keep > 0 or (
             isinstance(keep, float) and not keep <= 1):
-        raise ValueError(f"vllm: `keep` is {keep!r}, allowed: a share above 0.0 up to 1.0, or a number of tokens from 1")
+        raise ValueError(f"vllm: `keep` is {keep!r}, allowed: a share above 0.0 up to 1.0, or a number of tokens "
+                         "from 1")
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
         raise ValueError(f"vllm: `pruning_rate` is {rate!r}, allowed: 0.0 up to, but not, 1.0")
 

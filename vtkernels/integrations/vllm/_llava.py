@@ -11,6 +11,7 @@ from vllm.model_executor.models.llava import (
     LlavaMultiModalProcessor,
     LlavaProcessingInfo,
 )
+from vllm.model_executor.models.vision import get_num_selected_vision_tokens, get_vision_encoder_info
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from ._config import Grid, Pruner, read
@@ -21,10 +22,10 @@ def _read(config: Any) -> dict[str, Pruner]:
     if config.vision_config.model_type == "pixtral":
         raise ValueError("vllm: `vision_config` is of type 'pixtral', allowed for a pruned LLaVA: CLIP and SigLIP")
     pruners = read(config, ("image",))
+    size, strategy = config.vision_config.image_size, config.vision_feature_select_strategy
+    patches = get_vision_encoder_info(config).get_num_image_tokens(image_width=size, image_height=size)
+    tokens = get_num_selected_vision_tokens(patches, strategy)
     for pruner in pruners.values():  # every image has as many tokens, so what cannot work is known now
-        side = config.vision_config.image_size // config.vision_config.patch_size
-        whole = config.vision_config.model_type == "clip_vision_model" and config.vision_feature_select_strategy == "full"
-        tokens = side * side + int(whole)
         pruner.count(tokens, _square(tokens))
     return pruners
 
@@ -58,4 +59,4 @@ class VtkernelsLlavaForConditionalGeneration(LlavaForConditionalGeneration):
     def embed_multimodal(self, **kwargs: object) -> list[Tensor]:
         features = list(super().embed_multimodal(**kwargs))  # [N, D] of each image
         results = self.pruner(features, [_square(len(tokens)) for tokens in features])
-        return [result.hidden[0] for result in results]
+        return [tokens for result in results for tokens in result.rows()]

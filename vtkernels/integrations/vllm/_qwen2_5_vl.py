@@ -20,7 +20,7 @@ from vllm.model_executor.models.qwen2_5_vl import (
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from ._config import MODALITIES, Grid, Pruner, read
+from ._config import Grid, Pruner, read
 from ._mrope import join_offsets, offsets, positions, split_offsets
 from ._processor import PrunedPrompts
 
@@ -110,10 +110,10 @@ class VtkernelsQwen2_5_VLForConditionalGeneration(Qwen2_5_VLForConditionalGenera
         merge = self.config.vision_config.spatial_merge_size
         grids = [(frames, rows // merge, columns // merge) for frames, rows, columns in grid_thw.tolist()]
         if modality not in self.pruners:
-            everything = [torch.arange(len(tokens), device=tokens.device) for tokens in features]
-            kept = list(zip(features, everything, strict=True))
+            kept = [(tokens, torch.arange(len(tokens), device=tokens.device)) for tokens in features]
         else:
-            kept = [(result.hidden[0], result.indices[0]) for result in self.pruners[modality](features, grids)]
+            results = self.pruners[modality](features, grids)
+            kept = [(result.rows()[0], result.indices[0]) for result in results if result.indices is not None]
         return tuple(join_offsets(tokens, offsets(indices, grid, step))
                      for (tokens, indices), grid, step in zip(kept, grids, steps, strict=True))
 

@@ -34,7 +34,8 @@ def attention_scores(query: Tensor, key: Tensor, *, lse: Tensor | None = None, r
         reduce_rows: `"mean"` is `sum_i w_i a_ij / sum_i w_i` (0 when the weights sum to 0), `"sum"` is
             `sum_i w_i a_ij`, `"max"` is `max_i w_i a_ij` over the rows that see key j (0 when there is none).
         reduce_heads: `"mean"`, `"sum"` or `"max"` over the query heads, or `"none"`.
-        logits: reduce `scale * <q_i, k_j>` itself, without a softmax.
+        logits: reduce `scale * <q_i, k_j>` itself, without a softmax. Sums and means may add the rows before they meet
+            the keys: infinite products of opposite signs give NaN or an infinity.
         layout: of `query` and `key`.
 
     Returns:

@@ -1,0 +1,1 @@
+"""A seeded differential fuzzer of every op: drawn calls, judged by the oracles and by comparing the backends."""

@@ -1,0 +1,47 @@
+"""The figures in docs/reliability.md: `python -m tests.reliability` writes the table from docs/reliability.json.
+
+`python -m tests.fuzz`, `tests.guarded`, `tests.sanitize` and `tests.mutants` put their last line there with --record.
+"""
+
+import datetime
+import json
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+FIGURES, PAGE = ROOT / "docs/reliability.json", ROOT / "docs/reliability.md"
+BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
+
+
+def record(what: str, figure: str, command: str) -> None:
+    """Keep the last figure of a kind, with where it comes from, and write the table anew."""
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    figures[what] = {"figure": figure, "command": command, "commit": commit.stdout.strip() or "unknown",
+                     "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+                     "torch": torch.__version__, "machine": platform.machine()}
+    FIGURES.write_text(json.dumps(dict(sorted(figures.items())), indent=1) + "\n")
+    write()
+
+
+def table() -> str:
+    lines = ["| what | figure | command | torch, commit, date |", "|---|---|---|---|"]
+    for what, entry in json.loads(FIGURES.read_text()).items():
+        where = f"{entry['torch']}, {entry['commit']}, {entry['date']}"
+        lines.append(f"| {what} | {entry['figure'].replace('|', '/')} | `{entry['command']}` | {where} |")
+    return "\n".join(lines) + "\n"
+
+
+def write() -> None:
+    text = PAGE.read_text()
+    PAGE.write_text(re.sub(f"(?s){BEGIN}.*{END}", lambda _: BEGIN + table() + END, text))
+
+
+if __name__ == "__main__":
+    write()
+    sys.exit(0)

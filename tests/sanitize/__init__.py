@@ -1,0 +1,1 @@
+"""The native CPU library under the address, undefined-behaviour and thread sanitizers."""
