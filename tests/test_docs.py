@@ -64,6 +64,17 @@ def test_the_table_of_methods_is_that_of_the_registry():
     assert _table.markdown() in (ROOT / "docs/methods.md").read_text()
 
 
+def test_every_method_has_its_row_of_times():
+    text = (ROOT / "docs/methods.md").read_text()
+    (file,) = re.findall(r"\(\.\./(benchmarks/results/\S+/methods\.json)\)", text)
+    rows = json.loads((ROOT / file).read_text())["rows"]
+    assert [row["method"] for row in rows] == vtkernels.methods.list()
+    for row in rows:
+        assert row["check"] == "ok"
+        assert (f"| `{row['method']}` | {row['shape']} | {row['ours_us'] / 1e3:.3f} | {row['loop_us'] / 1e3:.2f} | "
+                f"{row['ratio']:.2f} |") in text
+
+
 def test_readme_figures_are_those_of_the_result_file():
     text = (ROOT / "README.md").read_text()
     row = r"^\| (\d+)×(\d+)×(\d+), (\d+) \| (\w+) \| ([\d.]+) \| ([\d.]+) \((.+)\) \| ([\d.]+) \|$"
