@@ -93,8 +93,8 @@ def _bilinear(tokens: Tensor, grid: tuple[int, int, int], frame: Tensor, row: Te
 
     top, bottom, down = around(row, h, grid[1])
     left, right, across = around(column, w, grid[2])
-    above, below = (at(y, left) * (1 - across) + at(y, right) * across for y in (top, bottom))
-    return above * (1 - down) + below * down
+    above, below = (at(y, left).lerp_(at(y, right), across) for y in (top, bottom))
+    return above.lerp_(below, down)
 
 
 def _average(tokens: Tensor, grid: tuple[int, int, int], frame: Tensor, row: Tensor, column: Tensor, h: Tensor,
