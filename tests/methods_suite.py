@@ -16,11 +16,17 @@ from vtkernels.methods._inputs import map_tensors
 FLOAT_FIELDS = ("hidden", "sizes", "scores", "positions")
 
 
-def cases(family: str | None = None) -> list[Any]:
-    """(method, configuration, stage) of every variant."""
-    return [pytest.param(name, config, stage, id=f"{name}-{variant}-{stage}" if staged else f"{name}-{variant}")
-            for name in methods.list(family) for variant, config in loops.loop_of(name).VARIANTS.items()
-            for staged in [len(methods.get(name, **config).stages)] for stage in range(max(1, staged))]
+def cases(family: str | None = None, long_after_first: bool = False) -> list[Any]:
+    """(method, configuration, stage) of every variant; all but the first of a method may belong to the long suite."""
+    found = []
+    for name in methods.list(family):
+        for i, (variant, config) in enumerate(loops.loop_of(name).VARIANTS.items()):
+            staged = len(methods.get(name, **config).stages)
+            marks = [pytest.mark.long] if long_after_first and i else []
+            found += [pytest.param(name, config, stage, marks=marks,
+                                   id=f"{name}-{variant}-{stage}" if staged else f"{name}-{variant}")
+                      for stage in range(max(1, staged))]
+    return found
 
 
 def widened(value: Any) -> Any:
@@ -135,9 +141,10 @@ def without(inputs: methods.Inputs, need: str) -> methods.Inputs:
 
 
 def interpreted_tests(family: str) -> Any:
-    """The test of `interpreted/test_methods_<family>.py`: each variant of the family on Triton's kernels."""
+    """The test of `interpreted/test_methods_<family>.py`: each method of the family on Triton's kernels, its first
+    variant in `make test`, the others in the long suite."""
 
-    @pytest.mark.parametrize(("name", "config", "stage"), cases(family))
+    @pytest.mark.parametrize(("name", "config", "stage"), cases(family, long_after_first=True))
     def test(name, config, stage, monkeypatch):
         launched = []
         launch = _triton.launch
