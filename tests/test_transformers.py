@@ -376,7 +376,50 @@ def test_a_cache_method_that_keeps_all_changes_nothing():
                         disable_compile=True).tolist() == plain
 
 
+@torch.no_grad()
+def test_an_emptied_cache_forgets_the_prompt_before():
+    """A static cache is used again, now for text alone: nothing of the images is left in masks or positions."""
+    inputs, text = prompt("llava"), torch.arange(3, 60)[None]
+    step = {"input_ids": torch.tensor([[5]]), "use_cache": True}
+
+    def logits(cache):
+        model("llava")(input_ids=text, past_key_values=cache, use_cache=True)
+        return model("llava")(**step, past_key_values=cache).logits
+
+    config = model("llava").config.text_config
+    want = logits(transformers.StaticCache(config, max_cache_len=80))
+    cache = transformers.StaticCache(config, max_cache_len=80)
+    with integration.apply(model("llava"), "divprune", keep=0.5):
+        model("llava")(**inputs, past_key_values=cache, use_cache=True)
+        cache.reset()
+        assert torch.equal(logits(cache), want)
+
+
+@torch.no_grad()
+def test_decoding_reads_no_length_from_the_device(monkeypatch):
+    inputs, cache = prompt("llava"), transformers.DynamicCache()
+    with integration.apply(model("llava"), "divprune", keep=0.5) as handle:
+        model("llava")(**inputs, past_key_values=cache, use_cache=True)
+        handle._before_backbone(None, (), {"input_ids": torch.tensor([[5]])})
+        monkeypatch.setattr(cache, "get_seq_length", lambda *_: pytest.fail("the length was read"))
+        embeds = torch.zeros(1, 1, 64)
+        assert handle._before_language(None, (), {"past_key_values": cache, "inputs_embeds": embeds}) is not None
+
+
 class TestRefusals:
+    @torch.no_grad()
+    def test_images_after_text(self):
+        cache = transformers.DynamicCache()
+        model("llava")(input_ids=torch.tensor([[5, 6]]), past_key_values=cache, use_cache=True)
+        with (pytest.raises(ValueError, match="images after the cache was begun"),
+              integration.apply(model("llava"), "divprune")):
+            model("llava")(**prompt("llava"), past_key_values=cache)
+
+    @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "llava"])
+    def test_towers_of_other_families(self, family):
+        with pytest.raises(ValueError, match="the tokens of this family are not the patches of its tower"):
+            integration.apply(model(family), "vtc_cls")
+
     def test_families(self):
         config = transformers.LlamaConfig(hidden_size=8, num_hidden_layers=1, vocab_size=8, intermediate_size=8,
                                           num_attention_heads=1)

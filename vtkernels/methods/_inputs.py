@@ -187,6 +187,8 @@ def signature(value: Any) -> Any:
 def concatenate(values: Sequence[T]) -> T:
     """Inputs of equal `signature` as one batch."""
     first = values[0]
+    if len(values) == 1:
+        return first
     if isinstance(first, Tensor):
         return torch.cat(values)  # type: ignore[arg-type, return-value]
     if isinstance(first, tuple):

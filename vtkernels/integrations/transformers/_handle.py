@@ -170,13 +170,15 @@ class Handle:
     def _before_language(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         cache, prompt = kwargs.get("past_key_values"), self._prompt
         self._now, self._seen = None, {}
-        if cache is not None and int(cache.get_seq_length()):
-            progress = self._progress.get(cache)
-            if progress is None:
-                return None
-            if prompt is not None and prompt.has_images:
-                raise ValueError("apply: `input_ids` has images after the cache was begun, allowed: all images in one "
-                                 "prefill (no `prefill_chunk_size`)")
+        # The length of a static cache is on the device: it is read for prompts, not for decoded tokens.
+        begun = prompt is not None and cache is not None and int(cache.get_seq_length()) > 0
+        if begun and prompt is not None and prompt.has_images:
+            raise ValueError("apply: `input_ids` has images after the cache was begun, allowed: all images in one "
+                             "prefill (no `prefill_chunk_size`)")
+        if prompt is not None and not begun and cache is not None:
+            self._progress.pop(cache, None)  # emptied for another prompt
+        progress = None if cache is None else self._progress.get(cache)
+        if progress is not None:
             return args, {**kwargs, **self._decode(progress, kwargs["inputs_embeds"])}
         if prompt is None or not prompt.has_images:
             return None
