@@ -61,7 +61,7 @@ def test_prototypes_come_from_a_file_and_must_have_the_model_s_width(tmp_path):
     (None, "has None under 'vtkernels'"),
     ({}, "has {} under 'vtkernels'"),
     ({"keep": 0.5}, "has keep under 'vtkernels'"),
-    ({"image": "divprune"}, "an entry under 'vtkernels' is 'divprune'"),
+    ({"image": "divprune"}, "`hf_overrides` has 'divprune' under 'vtkernels'"),
     ({"method": "none"}, "`method` is 'none', allowed: .*divprune"),
     ({"method": "fastv"}, "needs decoder"),
     ({"method": "visionzip"}, "needs vision"),
