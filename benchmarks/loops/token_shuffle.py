@@ -13,10 +13,12 @@ from . import stack
 from ._modules import like
 
 
-def modules(width: int, factor: int = 2, blocks: int = 2, expansion: int = 4) -> dict:
+def modules(width: int, factor: int = 2, blocks: int = 2, expansion: int = 4, back: bool = False) -> dict:
+    """Random parts of the shuffle, or of the way back."""
     with torch.random.fork_rng():
         torch.manual_seed(factor)
-        project = Linear(width, width // factor**2)
+        few = width // factor**2
+        project = Linear(few, width) if back else Linear(width, few)
         return {"project": project.requires_grad_(False),
                 "mix": ResidualMLP(width, blocks, expansion).requires_grad_(False), "factor": factor}
 

@@ -5,24 +5,14 @@ from typing import Any
 import torch
 
 from vtkernels.methods import Inputs, Result
-from vtkernels.methods._linear import Linear
-from vtkernels.methods.token_shuffle import ResidualMLP
 
 from . import stack
 from ._modules import like
-from .token_shuffle import residual
+from .token_shuffle import modules, residual
 
 
-def modules(width: int, factor: int = 2, blocks: int = 2, expansion: int = 4) -> dict:
-    with torch.random.fork_rng():
-        torch.manual_seed(factor)
-        project = Linear(width // factor**2, width)
-        return {"project": project.requires_grad_(False),
-                "mix": ResidualMLP(width, blocks, expansion).requires_grad_(False), "factor": factor}
-
-
-VARIANTS = {"default": modules(36), "three": modules(36, 3, 1)}
-TYPICAL: dict = modules(3072, expansion=1)
+VARIANTS = {"default": modules(36, back=True), "three": modules(36, 3, 1, back=True)}
+TYPICAL: dict = modules(3072, expansion=1, back=True)
 
 
 def inputs(batch: int, size: str, generator: torch.Generator) -> Inputs:
