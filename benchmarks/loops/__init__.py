@@ -11,6 +11,7 @@ A module per method, of the method's name, with
 """
 
 import importlib
+import math
 from types import ModuleType
 from typing import Any
 
@@ -29,6 +30,12 @@ def loop_of(name: str) -> ModuleType:
 
 def make(name: str, size: str, batch: int = 1, seed: int = 0) -> methods.Inputs:
     return loop_of(name).inputs(batch, size, torch.Generator().manual_seed(seed))
+
+
+def on_grid(batch: int, grid: tuple[int, int, int], width: int, generator: torch.Generator,
+            **fields: Any) -> methods.Inputs:
+    """Random tokens of all positions of a grid; `fields` are further ones of `Inputs`."""
+    return methods.Inputs(hidden=torch.randn(batch, math.prod(grid), width, generator=generator), grid=grid, **fields)
 
 
 def attention(batch: int, heads: int, kv_heads: int, rows: int, keys: int, width: int, generator: torch.Generator,

@@ -8,7 +8,7 @@ import torch
 from vtkernels.methods import Inputs, Result
 from vtkernels.methods.atp_llava import Thresholds
 
-from . import attention, padded, probabilities, stack
+from . import attention, on_grid, padded, probabilities, stack
 
 
 def thresholds(width: int, redundancy: float, place: float) -> Thresholds:
@@ -37,8 +37,7 @@ def inputs(batch: int, size: str, generator: torch.Generator) -> Inputs:
     keys = 3 + n + text
     layer = attention(batch, heads, kv_heads, keys, keys, head, generator, start=3, causal=True)
     positions = torch.arange(3, 3 + n).expand(batch, n)
-    return Inputs(hidden=torch.randn(batch, n, width, generator=generator), grid=grid, positions=positions,
-                  decoder=(layer,))
+    return on_grid(batch, grid, width, generator, positions=positions, decoder=(layer,))
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vtkernels.methods import Inputs, Result
 
-from . import stack
+from . import on_grid, stack
 
 # Either member of a cluster of two can be its medoid, as rounding wills: these configurations meet none.
 VARIANTS = {"default": {"centres": 3, "iterations": 6}, "cosine": {"centres": 4, "metric": "cosine", "iterations": 5},
@@ -21,8 +21,7 @@ def inputs(batch: int, size: str, generator: torch.Generator) -> Inputs:
     grid, width = {"small": ((6, 2, 4), 6), "odd": ((6, 3, 3), 5), "typical": ((12, 7, 7), 768)}[size]
     n = grid[0] * grid[1] * grid[2]
     sizes = torch.randint(1, 4, (batch, n), generator=generator).float() if size == "odd" else None
-    return Inputs(hidden=torch.randn(batch, n, width, generator=generator), grid=grid, sizes=sizes,
-                  positions=torch.arange(n).expand(batch, n) + 5)
+    return on_grid(batch, grid, width, generator, sizes=sizes, positions=torch.arange(n).expand(batch, n) + 5)
 
 
 def cluster(method: Any, x: Tensor) -> tuple[Tensor, Tensor]:

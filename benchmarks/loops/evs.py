@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from vtkernels.methods import Inputs, Result
 
-from . import kept, stack
+from . import kept, on_grid, stack
 
 VARIANTS = {"default": {}, "half": {"pruning_rate": 0.5}, "first-frame": {"pruning_rate": 0.9}}
 TYPICAL: dict = {}
@@ -17,7 +17,7 @@ def inputs(batch: int, size: str, generator: torch.Generator) -> Inputs:
     grid, width = {"small": ((4, 3, 3), 16), "odd": ((5, 2, 5), 16), "typical": ((32, 14, 14), 3584)}[size]
     n = grid[0] * grid[1] * grid[2]
     positions = torch.arange(3 * n).view(n, 3).expand(batch, n, 3)
-    return Inputs(hidden=torch.randn(batch, n, width, generator=generator), grid=grid, positions=positions)
+    return on_grid(batch, grid, width, generator, positions=positions)
 
 
 def loop(method: Any, inputs: Inputs, stage: int = 0) -> Result:

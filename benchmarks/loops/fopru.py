@@ -6,7 +6,7 @@ import torch
 
 from vtkernels.methods import Inputs, Result
 
-from . import attention, kept, probabilities, stack
+from . import attention, kept, on_grid, probabilities, stack
 
 VARIANTS = {"rank": {}, "rank_count": {"keep": 7, "layer": -2}, "row": {"strategy": "row", "keep": 0.4},
             "row_count": {"strategy": "row", "keep": 20}}
@@ -21,7 +21,7 @@ def inputs(batch: int, size: str, generator: torch.Generator) -> Inputs:
     rows, start = (n, 0) if size == "odd" else (1, 1)
     head = 64 if size == "typical" else 8
     vision = tuple(attention(batch, heads, heads, rows, n + start, head, generator, start=start) for _ in range(2))
-    return Inputs(hidden=torch.randn(batch, n, width, generator=generator), grid=grid, vision=vision)
+    return on_grid(batch, grid, width, generator, vision=vision)
 
 
 def loop(method: Any, inputs: Inputs, stage: int = 0) -> Result:

@@ -8,7 +8,7 @@ from torch import nn
 from vtkernels.methods import Inputs, Result
 from vtkernels.methods.internvl_merge import mlp_projector
 
-from . import stack
+from . import on_grid, stack
 from ._modules import like
 
 
@@ -26,8 +26,7 @@ TYPICAL: dict = {"project": projector(1024, 2048)}
 def inputs(batch: int, size: str, generator: torch.Generator) -> Inputs:
     """A tile of InternViT-300M for "typical"."""
     grid, width = {"small": ((1, 6, 6), 16), "odd": ((2, 6, 12), 16), "typical": ((1, 32, 32), 1024)}[size]
-    n = grid[0] * grid[1] * grid[2]
-    return Inputs(hidden=torch.randn(batch, n, width, generator=generator), grid=grid)
+    return on_grid(batch, grid, width, generator)
 
 
 def loop(method: Any, inputs: Inputs, stage: int = 0) -> Result:

@@ -6,7 +6,7 @@ import torch
 
 from vtkernels.methods import Inputs, Result
 
-from . import stack
+from . import on_grid, stack
 
 VARIANTS: dict[str, dict] = {"low": {"radius": 3.0}, "high": {"radius": 2.0, "low": False}}
 TYPICAL: dict = {}
@@ -16,8 +16,7 @@ def inputs(batch: int, size: str, generator: torch.Generator) -> Inputs:
     grid, side = {"small": ((1, 4, 8), (3, 4, 2)), "odd": ((1, 5, 7), (3, 3, 3)),
                   "typical": ((1, 14, 14), (3, 16, 16))}[size]
     n = grid[1] * grid[2]
-    return Inputs(hidden=torch.randn(batch, n, 8, generator=generator), grid=grid,
-                  pixels=torch.rand(batch, n, *side, generator=generator))
+    return on_grid(batch, grid, 8, generator, pixels=torch.rand(batch, n, *side, generator=generator))
 
 
 def loop(method: Any, inputs: Any, stage: int = 0) -> Result:

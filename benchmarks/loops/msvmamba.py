@@ -6,7 +6,7 @@ import torch
 
 from vtkernels.methods import Inputs, Result
 
-from . import stack
+from . import on_grid, stack
 
 
 def corners(tokens: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
@@ -20,8 +20,7 @@ TYPICAL: dict = {}
 
 def inputs(batch: int, size: str, generator: torch.Generator) -> Inputs:
     grid, width = {"small": ((1, 6, 6), 5), "odd": ((1, 4, 10), 7), "typical": ((1, 56, 56), 96)}[size]
-    n = grid[1] * grid[2]
-    return Inputs(hidden=torch.randn(batch, n, width, generator=generator), grid=grid)
+    return on_grid(batch, grid, width, generator)
 
 
 def loop(method: Any, inputs: Any, stage: int = 0) -> Result:

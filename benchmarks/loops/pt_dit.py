@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from vtkernels.methods import Inputs, Result
 from vtkernels.methods._linear import Linear
 
-from . import stack
+from . import on_grid, stack
 from ._modules import like
 
 
@@ -39,8 +39,7 @@ TYPICAL: dict = {"window": (4, 2, 2)}
 
 def inputs(batch: int, size: str, generator: torch.Generator) -> Inputs:
     grid, width = {"small": ((2, 4, 6), 16), "odd": ((4, 2, 6), 16), "typical": ((16, 32, 32), 1152)}[size]
-    n = grid[0] * grid[1] * grid[2]
-    return Inputs(hidden=torch.randn(batch, n, width, generator=generator), grid=grid)
+    return on_grid(batch, grid, width, generator)
 
 
 def loop(method: Any, inputs: Inputs, stage: int = 0) -> Result:

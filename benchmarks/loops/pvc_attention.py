@@ -6,7 +6,7 @@ import torch
 
 from vtkernels.methods import Inputs, Result
 
-from . import attention, stack
+from . import attention, on_grid, stack
 
 VARIANTS: dict[str, dict] = {"default": {}}
 TYPICAL: dict = {}
@@ -16,7 +16,7 @@ def inputs(batch: int, size: str, generator: torch.Generator) -> Inputs:
     grid, heads, width = {"small": ((4, 2, 4), 2, 8), "odd": ((3, 3, 5), 3, 8), "typical": ((4, 16, 16), 16, 64)}[size]
     n = grid[0] * grid[1] * grid[2]
     layer = attention(batch, heads, heads, n, n, width, generator)
-    return Inputs(hidden=torch.randn(batch, n, 16, generator=generator), grid=grid, vision=(layer,))
+    return on_grid(batch, grid, 16, generator, vision=(layer,))
 
 
 def loop(method: Any, inputs: Any, stage: int = 0) -> Result:

@@ -6,7 +6,7 @@ import torch
 
 from vtkernels.methods import Inputs, Result
 
-from . import stack
+from . import on_grid, stack
 
 VARIANTS: dict[str, dict] = {"pairs": {"factor": 2}, "none": {"factor": 1}}
 TYPICAL: dict = {}
@@ -14,8 +14,7 @@ TYPICAL: dict = {}
 
 def inputs(batch: int, size: str, generator: torch.Generator) -> Inputs:
     grid, width = {"small": ((2, 4, 4), 6), "odd": ((3, 2, 6), 5), "typical": ((4, 32, 32), 1024)}[size]
-    n = grid[0] * grid[1] * grid[2]
-    return Inputs(hidden=torch.randn(batch, n, width, generator=generator), grid=grid)
+    return on_grid(batch, grid, width, generator)
 
 
 def loop(method: Any, inputs: Any, stage: int = 0) -> Result:

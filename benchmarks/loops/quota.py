@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from vtkernels.methods import Inputs, Result
 
-from . import padded, stack
+from . import on_grid, padded, stack
 
 VARIANTS = {"bilinear": {"keep": 30}, "average": {"keep": 0.5, "resize": "average"},
             "subsample": {"keep": 0.6, "resize": "subsample"}}
@@ -19,8 +19,8 @@ def inputs(batch: int, size: str, generator: torch.Generator) -> Inputs:
     grid, width = {"small": ((4, 3, 4), 16), "odd": ((3, 5, 4), 16), "typical": ((12, 27, 27), 3584)}[size]
     n = grid[0] * grid[1] * grid[2]
     positions = torch.arange(n).expand(batch, n)
-    return Inputs(hidden=torch.randn(batch, n, width, generator=generator), grid=grid, positions=positions,
-                  frame_scores=torch.rand(batch, grid[0], generator=generator))
+    return on_grid(batch, grid, width, generator, positions=positions,
+                   frame_scores=torch.rand(batch, grid[0], generator=generator))
 
 
 def split(weights: list[float], total: int, capacity: int) -> list[int]:

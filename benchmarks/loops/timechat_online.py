@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from vtkernels.methods import Inputs, Result
 
-from . import kept, padded, stack
+from . import kept, on_grid, padded, stack
 
 VARIANTS = {"feature": {"threshold": 0.0}, "feature-relative": {"threshold": 0.6, "relative": True},
             "pixel": {"threshold": 0.33, "level": "pixel"},
@@ -20,8 +20,7 @@ def inputs(batch: int, size: str, generator: torch.Generator) -> Inputs:
     n = grid[0] * grid[1] * grid[2]
     positions = torch.arange(3 * n).view(n, 3).expand(batch, n, 3)
     pixels = None if size == "typical" else torch.rand(batch, n, 3, 4, 4, generator=generator)
-    return Inputs(hidden=torch.randn(batch, n, width, generator=generator), grid=grid, positions=positions,
-                  pixels=pixels)
+    return on_grid(batch, grid, width, generator, positions=positions, pixels=pixels)
 
 
 def loop(method: Any, inputs: Inputs, stage: int = 0) -> Result:

@@ -9,7 +9,7 @@ from vtkernels.methods import Inputs, Result
 from vtkernels.methods._linear import Linear
 from vtkernels.methods.token_shuffle import ResidualMLP
 
-from . import stack
+from . import on_grid, stack
 from ._modules import like
 
 
@@ -30,8 +30,7 @@ TYPICAL: dict = modules(3072, expansion=1)
 def inputs(batch: int, size: str, generator: torch.Generator) -> Inputs:
     """A picture of 512 x 512 pixels as 32 x 32 codes for "typical"."""
     grid, width = {"small": ((1, 6, 6), 36), "odd": ((2, 6, 12), 36), "typical": ((1, 32, 32), 3072)}[size]
-    n = grid[0] * grid[1] * grid[2]
-    return Inputs(hidden=torch.randn(batch, n, width, generator=generator), grid=grid)
+    return on_grid(batch, grid, width, generator)
 
 
 def residual(mix: Any, x: Tensor) -> Tensor:

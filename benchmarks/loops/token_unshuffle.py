@@ -6,10 +6,9 @@ import torch
 
 from vtkernels.methods import Inputs, Result
 
-from . import stack
+from . import on_grid, stack
 from ._modules import like
 from .token_shuffle import modules, residual
-
 
 VARIANTS = {"default": modules(36, back=True), "three": modules(36, 3, 1, back=True)}
 TYPICAL: dict = modules(3072, expansion=1, back=True)
@@ -17,8 +16,7 @@ TYPICAL: dict = modules(3072, expansion=1, back=True)
 
 def inputs(batch: int, size: str, generator: torch.Generator) -> Inputs:
     grid, width = {"small": ((1, 3, 3), 36), "odd": ((2, 3, 5), 36), "typical": ((1, 16, 16), 3072)}[size]
-    n = grid[0] * grid[1] * grid[2]
-    return Inputs(hidden=torch.randn(batch, n, width, generator=generator), grid=grid)
+    return on_grid(batch, grid, width, generator)
 
 
 def loop(method: Any, inputs: Inputs, stage: int = 0) -> Result:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from vtkernels.methods import Inputs, Result
 from vtkernels.methods.tokenpacker import RegionToPoint
 
-from . import stack
+from . import on_grid, stack
 from ._modules import like
 
 
@@ -27,8 +27,7 @@ TYPICAL: dict = {"projector": projector(2, 1024, 4, 4096, 8)}
 def inputs(batch: int, size: str, generator: torch.Generator) -> Inputs:
     """24 x 24 tokens of four layers of CLIP-L for "typical"; two crops for "odd"."""
     grid, width = {"small": ((1, 12, 12), 32), "odd": ((2, 12, 24), 32), "typical": ((1, 24, 24), 4096)}[size]
-    n = grid[0] * grid[1] * grid[2]
-    return Inputs(hidden=torch.randn(batch, n, width, generator=generator), grid=grid)
+    return on_grid(batch, grid, width, generator)
 
 
 def loop(method: Any, inputs: Inputs, stage: int = 0) -> Result:

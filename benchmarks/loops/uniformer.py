@@ -6,7 +6,7 @@ import torch
 
 from vtkernels.methods import Inputs, Result
 
-from . import attention, stack
+from . import attention, on_grid, stack
 
 VARIANTS: dict[str, dict] = {"default": {}, "video": {"window": (3, 3, 3)}, "image": {"window": (1, 5, 3)}}
 TYPICAL: dict = {}
@@ -17,7 +17,7 @@ def inputs(batch: int, size: str, generator: torch.Generator) -> Inputs:
                           "typical": ((8, 14, 14), 5, 64)}[size]
     n = grid[0] * grid[1] * grid[2]
     layer = attention(batch, heads, heads, n, n, width, generator)
-    return Inputs(hidden=torch.randn(batch, n, 16, generator=generator), grid=grid, vision=(layer,))
+    return on_grid(batch, grid, 16, generator, vision=(layer,))
 
 
 def loop(method: Any, inputs: Any, stage: int = 0) -> Result:

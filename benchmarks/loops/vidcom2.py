@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from vtkernels.methods import Inputs, Result
 
-from . import kept, stack
+from . import kept, on_grid, stack
 
 VARIANTS = {"default": {}, "half": {"keep": 0.5, "temperature": 0.02}, "count": {"keep": 11, "scales": (0.5, 1.0)}}
 TYPICAL: dict = {}
@@ -16,8 +16,7 @@ TYPICAL: dict = {}
 
 def inputs(batch: int, size: str, generator: torch.Generator) -> Inputs:
     grid, width = {"small": ((4, 3, 3), 16), "odd": ((5, 2, 5), 16), "typical": ((32, 14, 14), 3584)}[size]
-    n = grid[0] * grid[1] * grid[2]
-    return Inputs(hidden=torch.randn(batch, n, width, generator=generator), grid=grid)
+    return on_grid(batch, grid, width, generator)
 
 
 def gaussians(tokens: Tensor, centre: Tensor, scales: tuple[float, ...]) -> Tensor:
