@@ -44,7 +44,7 @@ def test_nan_prototype_wins_and_is_named(backend):
 
 def test_given_norms_are_used(backend):
     tokens, protos = testing.rand(9, 20), testing.rand(4, 20, seed=1)
-    rnorm = torch.tensor([0.0, 2.0, 0.0, 0.0])
+    rnorm = torch.tensor([0.0, 9.0, 2.0, 9.0, 0.0, 9.0, 0.0, 9.0])[::2]
     scores, argmax = testing.run(OP, backend, tokens, protos, prototype_rnorm=rnorm)
     expected = (tokens @ protos[1] * 2).clamp(min=0) / tokens.norm(dim=-1)
     torch.testing.assert_close(scores, expected)

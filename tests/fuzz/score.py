@@ -29,7 +29,7 @@ def _prototypes(d: Draws) -> tuple[torch.Tensor, torch.Tensor, dict]:
 
 
 def _norms(d: Draws, prototypes: torch.Tensor) -> dict:
-    return {"prototype_rnorm": reciprocal_norms(prototypes)} if d.chance(30) else {}
+    return {"prototype_rnorm": lay_out(d, reciprocal_norms(prototypes), own=True)} if d.chance(30) else {}
 
 
 def prototype_scores(d: Draws) -> Sample:

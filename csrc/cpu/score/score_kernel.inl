@@ -118,7 +118,8 @@ class Scorer {
         heap_(p_.mode == ScoreMode::kTop ? tile_rows_ * p_.m : 0),
         heap_size_(p_.mode == ScoreMode::kTop ? tile_rows_ : 0),
         softmax_(p_.mode == ScoreMode::kSoftmax ? tile_rows_ * 2 * V::kWidth : 0) {
-    if (p_.rnorm != nullptr) std::copy_n(p_.rnorm, p_.prototype_count, rnorm_.begin());
+    if (p_.rnorm != nullptr)
+      for (int64_t p = 0; p < p_.prototype_count; ++p) rnorm_[p] = p_.rnorm[p * p_.rnorm_stride];
     needs_norms_ = (p_.cosine && p_.rnorm == nullptr) || p_.l2;
     Scratch scratch(kRows * kRowStride + kPanel * (kSum + panels_ * (depth_ + tile_rows_)) + tile_rows_ * V::kWidth);
     rows_ = scratch.take<uint32_t>(kRows * kRowStride);

@@ -81,6 +81,7 @@ struct ScoreProblem {
   IndexOut argmax;           // data may be null
   bool l2 = false;           // negative squared distances, without cosine
   int64_t score_stride = 1;  // between the scores of the tokens of a segment
+  int64_t rnorm_stride = 1;
   ScoreMode mode = ScoreMode::kBest;
   int64_t m = 1;                // kTop: scores and argmax hold m entries for each token
   float* token_sums = nullptr;  // kSoftmax: [segments][P]; kTokenSums: [scores / kSumTokens][P], starting from zeros

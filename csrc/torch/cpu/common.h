@@ -82,8 +82,9 @@ inline ScoreProblem score_problem(const char* op, const char* token_arg, const T
   problem.cosine = true;
   if (rnorm.has_value()) {
     check_vector(op, "prototype_rnorm", *rnorm, p.sizes[0], aoti_torch_dtype_float32(), "P", cpu_type());
-    VTK_CHECK(View(*rnorm).strides[0] == 1 || p.sizes[0] == 1, op, "prototype_rnorm", "strided", "contiguous");
-    problem.rnorm = reinterpret_cast<const float*>(View(*rnorm).data());
+    const View r(*rnorm);
+    problem.rnorm = reinterpret_cast<const float*>(r.data());
+    problem.rnorm_stride = r.strides[0];
   }
   return problem;
 }
