@@ -150,22 +150,24 @@ def test_inner_pruning_is_the_run_that_is_masked_from_that_layer_on(family, name
     assert_near(rows(pruned, kept), at(full, kept))
 
 
-@pytest.mark.parametrize("base", ["eager", "sdpa"])
+@pytest.mark.parametrize(("family", "base"), [
+    ("qwen2_5_vl", "eager"), ("qwen2_5_vl", "sdpa"),
+    pytest.param("llava", "flex_attention", marks=pytest.mark.long)])  # compiled, for minutes
 @torch.no_grad()
-def test_scores_beside_each_attention(base):
+def test_scores_beside_each_attention(family, base):
     """The attention function that looks on passes everything to the one that was set, and gives it back at the end."""
-    language = model("qwen2_5_vl").model.language_model
-    before, inputs = language.config._attn_implementation, prompt("qwen2_5_vl", batch=2, unequal=True)
+    language = model(family).model.language_model
+    before, inputs = language.config._attn_implementation, prompt(family, batch=2, unequal=True)
     language.set_attn_implementation(base)
     try:
-        with integration.apply(model("qwen2_5_vl"), "fastv", keep=0.25, layer=2) as handle:
+        with integration.apply(model(family), "fastv", keep=0.25, layer=2) as handle:
             assert language.config._attn_implementation == f"vtkernels_{base}"
-            logits = model("qwen2_5_vl")(**inputs).logits
+            logits = model(family)(**inputs).logits
         assert language.config._attn_implementation == base
     finally:
         language.set_attn_implementation(before)
-    with integration.apply(model("qwen2_5_vl"), "fastv", keep=0.25, layer=2) as other:
-        want = model("qwen2_5_vl")(**inputs).logits
+    with integration.apply(model(family), "fastv", keep=0.25, layer=2) as other:
+        want = model(family)(**inputs).logits
     assert_near(rows(logits, handle.kept[0]), rows(want, other.kept[0]))
     assert torch.equal(handle.kept[0], other.kept[0])
 
