@@ -1,12 +1,14 @@
 """match_bipartite and the clustering ops on the backends of the CPU: every decision against float64."""
 
+import ctypes
 import functools
 
 import pytest
 import torch
 from helpers import assert_contract, assert_refused, assert_same_bytes, flat, run_out, samples
 
-from vtkernels import testing
+from vtkernels import _native, testing
+from vtkernels.testing.diverse import signs
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, of the hostile samples
 CLUSTERS = ("cluster_density_peaks", "cluster_kmeans", "cluster_kmedoids")
@@ -65,6 +67,51 @@ def test_further_iterations_change_nothing_once_nothing_changes(backend, op):
     features = testing.clustered(200, 16)[None]
     assert_same_bytes(testing.run(op, backend, features, 6, iterations=60),
                       testing.run(op, backend, features, 6, iterations=61))
+
+
+def kkz(x, clusters, metric):
+    """The tokens of KKZ by all distances, in float64."""
+    x = x.double()
+    x = x / x.norm(dim=-1, keepdim=True) if metric == "cosine" else x
+    chosen = [int(x.square().sum(-1).argmax())]
+    nearest = torch.full((len(x),), torch.inf, dtype=torch.float64)
+    while len(chosen) < clusters:
+        products = x @ x[chosen[-1]]
+        distance = 1 - products if metric == "cosine" else (x - x[chosen[-1]]).square().sum(-1)
+        nearest = torch.minimum(nearest, distance)
+        nearest[chosen] = -1
+        chosen.append(int(nearest.argmax()))
+    return chosen
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize(("n", "d", "clusters"), [(300, 64, 150), (70, 16, 70), (600, 256, 40)])
+def test_the_start_of_kmeans_by_all_distances(backend, n, d, clusters, metric):
+    """Signs make every distance exact; many are equal, and some tokens are. All picks, in their order."""
+    features = signs(1, n, d)
+    features[0, 5::9] = features[0, 3]
+    if metric == "l2":
+        features[0, n // 2] *= 2
+        features = torch.cat([features, torch.ones(1, n, 3)], -1)  # rows of no whole vectors
+    _, centres = testing.run("cluster_kmeans", backend, features, clusters, iterations=0, metric=metric)
+    want = features[0, kkz(features[0], clusters, metric)]
+    assert torch.equal(centres[0], want / d ** 0.5 if metric == "cosine" else want)
+
+
+@pytest.mark.parametrize("isa", _native.ISAS)
+def test_the_start_of_kmeans_on_every_instruction_set(isa):
+    level = _native.ISAS.index(isa)
+    library = ctypes.CDLL(str(_native.path("_C_cpu")))
+    if library.vtk_cpu_supported_isa() < (min(level, 2) if isa.endswith("emulated") else level):
+        pytest.skip(f"this processor has no {isa}")
+    before = library.vtk_cpu_isa()
+    library.vtk_cpu_limit_isa(level)
+    try:
+        for metric in ("l2", "cosine"):
+            test_the_start_of_kmeans_by_all_distances("cpu", 300, 64, 150, metric)
+            test_the_start_of_kmeans_by_all_distances("cpu", 600, 1024, 40, metric)
+    finally:
+        library.vtk_cpu_limit_isa(before)
 
 
 def test_clusters_that_stand_apart_are_found(backend):

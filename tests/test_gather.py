@@ -52,16 +52,17 @@ def test_large_rows_use_every_thread(backend):
 @pytest.mark.parametrize("offset", [0, 4, 16])
 def test_outputs_beyond_the_caches(backend, offset):
     """Rows of each head, more of them than the caches hold, at several alignments."""
-    cache = torch.arange(4 * 40000 * 16, dtype=torch.float32).view(1, 4, 40000, 16)
+    cache = torch.arange(4 * 40000 * 64, dtype=torch.float32).view(1, 4, 40000, 64)
     idx = torch.stack([torch.arange(h, 40000, 1 + h)[:10000] for h in range(4)])
     idx[2, 77] = -1
-    buffer = torch.empty(4 * 10000 * 16 + 64)
+    buffer = torch.empty(4 * 10000 * 64 + 64)
     start = -buffer.data_ptr() % 64 // 4 + offset // 4
-    out = buffer[start:start + 4 * 10000 * 16].view(1, 4, 10000, 16)
-    testing.run("gather_kv.out", backend, [cache, cache], idx[None], out=[out, torch.empty_like(out)])
+    out = buffer[start:start + 4 * 10000 * 64].view(1, 4, 10000, 64)
+    other = torch.empty_like(out)
+    testing.run("gather_kv.out", backend, [cache, cache], idx[None], out=[out, other])
     want = torch.stack([cache[0, h, idx[h]] for h in range(4)])
     want[2, 77] = 0
-    assert_same_bytes(out[0], want)
+    assert_same_bytes([out[0], other[0]], [want, want])
 
 
 @samples("gather_kv_inplace")

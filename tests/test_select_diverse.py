@@ -53,6 +53,26 @@ def test_the_lazy_comparisons_of_max_min_change_nothing(n, d, k):
         testing.assert_diverse(testing.run(OP, "cpu", x, k), x, k)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_wide_tokens_whose_first_dimensions_mislead(dtype):
+    """max_min on the CPU looks at some dimensions first. They may be alike, zero, or say the opposite of the rest."""
+    x = signs(1, 300, 1024)
+    x[0, 5::9], x[0, 7::50] = x[0, 3], -x[0, 4]
+    alike, opposite = x.clone(), x.clone()
+    alike[..., :256] = 1
+    opposite[0, ::2, :256] = x[0, 1::2, :256]
+    for features in (x, alike, opposite):
+        assert testing.run(OP, "cpu", features.to(dtype), 120)[0].tolist() == oracle_diverse(features, 120)
+    zero = testing.clustered(300, 1040, dtype=dtype)
+    zero[:, :256] = 0
+    scaled = testing.clustered(300, 1024, dtype=dtype)
+    scaled[::7] *= 1e-17
+    scaled[1::7] *= 1e15
+    scaled[2], scaled[3, 5], scaled[4] = float("inf"), float("nan"), 0
+    for features in (zero[None], scaled[None], zero[None, :, :1030].float()):
+        testing.assert_diverse(testing.run(OP, "cpu", features, 120), features, 120)
+
+
 @pytest.mark.parametrize("isa", _native.ISAS)
 def test_every_instruction_set(isa):
     level = _native.ISAS.index(isa)

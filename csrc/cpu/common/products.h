@@ -36,18 +36,24 @@ inline bool rows_are_units(DType dtype, const Matrix& m, int64_t width) {
   return dtype == DType::kFloat32 && m.col_stride == 1 && unit_stride(width) == width;
 }
 
+// out[i * count + j] = a sum over the units of row a_i and row b_j, for kDotRows rows of a and `count` <= kDotColumns
+// rows of b.
+constexpr int64_t kDotRows = 8, kDotColumns = 32;
+using RowSums = void (*)(const uint32_t* const* a, const uint32_t* const* b, int64_t count, int64_t width, float* out);
+
 // Entry points, one per instruction set.
 struct ProductKernels {
   void (*products)(const Parallel&, const ProductProblem&);
   void (*row_norms)(const Parallel&, DType, const Matrix&, int64_t rows, int64_t width, bool reciprocal, float* out);
   void (*load_row)(DType, const Matrix&, int64_t row, int64_t width, uint32_t* units);
-  // out[i * count + j] = <a_i, b_j> for kDotRows rows of a and `count` <= kDotColumns rows of b.
-  void (*dots)(const uint32_t* const* a, const uint32_t* const* b, int64_t count, int64_t width, float* out);
+  RowSums dots;           // <a_i, b_j>
+  RowSums squared_diffs;  // |a_i - b_j|^2, of floats only
+  // Raises best[j] to the largest of column j of values[rows][columns]: at[j] is its row, -1 where none is larger.
+  void (*column_argmax)(const float* values, int64_t rows, int64_t columns, float* best, int32_t* at);
   // out[i] = sum over t < count of rows[t][j] * rows[t][i] for i < n; rows and out are padded to n rounded up to 64.
   void (*combine)(const float* rows, int64_t stride, int64_t count, int64_t j, int64_t n, float* out);
   int64_t (*argmax)(const float* values, int64_t n);  // by max_key, the lowest index among equals
 };
-constexpr int64_t kDotRows = 8, kDotColumns = 32;
 const ProductKernels& product_kernels(DType dtype);
 namespace baseline {
 extern const ProductKernels kProducts;

@@ -228,9 +228,9 @@ void load_row(DType dtype, const Matrix& m, int64_t row, int64_t width, uint32_t
 constexpr int64_t kDotChunk = 512;              // units: so much of kDotRows rows stays in the first-level cache
 constexpr int64_t kDotStride = kDotChunk + 16;  // not a power of two, for the cache's sets
 
-// sums[j * kDotRows + i] += the kWidth partial sums of <a_i, b_j> over `units` units, those of b_j from `from` on.
-// Meanwhile the rows `next` are requested.
-template <class V, int kTileRows, int kCount>
+// sums[j * kDotRows + i] += the kWidth partial sums of <a_i, b_j>, or |a_i - b_j|^2, over `units` units, those of b_j
+// from `from` on. Meanwhile the rows `next` are requested.
+template <class V, bool kSquares, int kTileRows, int kCount>
 void add_dots(const uint32_t* a, const uint32_t* const* b, int64_t from, int64_t units, const uint32_t* const* next,
               int64_t next_count, float* sums) {
   typename V::Reg acc[kCount][kTileRows];
@@ -251,7 +251,10 @@ void add_dots(const uint32_t* a, const uint32_t* const* b, int64_t from, int64_t
       __asm__("" : "+v"(av));  // gcc would load it again for every product, and loads are the limit
 #endif
 #pragma GCC unroll 4
-      for (int j = 0; j < kCount; ++j) acc[j][i] = V::dot(av, bv[j], acc[j][i]);
+      for (int j = 0; j < kCount; ++j) {
+        const typename V::Reg difference = av - bv[j];
+        acc[j][i] = kSquares ? V::dot(difference, difference, acc[j][i]) : V::dot(av, bv[j], acc[j][i]);
+      }
     }
   }
 #pragma GCC unroll 4
@@ -264,8 +267,8 @@ void add_dots(const uint32_t* a, const uint32_t* const* b, int64_t from, int64_t
   }
 }
 
-template <class V>
-void dots(const uint32_t* const* a, const uint32_t* const* b, int64_t count, int64_t width, float* out) {
+template <class V, bool kSquares>
+void sums_of_rows(const uint32_t* const* a, const uint32_t* const* b, int64_t count, int64_t width, float* out) {
   constexpr int kTileRows = V::kWidth >= 16 ? 8 : 4, kTileColumns = V::kWidth >= 16 ? 3 : 2;  // fill the registers
   const int64_t all = V::kPairs ? ceil_div(width, 2) : width;
   alignas(64) uint32_t rows[kDotRows * kDotStride];
@@ -283,11 +286,11 @@ void dots(const uint32_t* const* a, const uint32_t* const* b, int64_t count, int
         float* at = sums + (j * kDotRows + i) * V::kWidth;
         const int64_t now = i == 0 ? requests : 0;
         if (left == kTileColumns) {
-          add_dots<V, kTileRows, kTileColumns>(tile, b + j, from, units, a + first, now, at);
+          add_dots<V, kSquares, kTileRows, kTileColumns>(tile, b + j, from, units, a + first, now, at);
         } else if (left == 2) {
-          add_dots<V, kTileRows, 2>(tile, b + j, from, units, a + first, now, at);
+          add_dots<V, kSquares, kTileRows, 2>(tile, b + j, from, units, a + first, now, at);
         } else {
-          add_dots<V, kTileRows, 1>(tile, b + j, from, units, a + first, now, at);
+          add_dots<V, kSquares, kTileRows, 1>(tile, b + j, from, units, a + first, now, at);
         }
       }
     }
@@ -299,6 +302,19 @@ void dots(const uint32_t* const* a, const uint32_t* const* b, int64_t count, int
         for (int l = 0; l < w; ++l) lanes[l] += lanes[l + w];
       }
       out[i * count + j] = lanes[0];
+    }
+  }
+}
+
+template <class V>
+void column_argmax(const float* values, int64_t rows, int64_t columns, float* best, int32_t* at) {
+  std::fill_n(at, columns, -1);
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* row = values + r * columns;
+    for (int64_t c = 0; c < columns; ++c) {
+      const bool better = row[c] > best[c];
+      at[c] = better ? static_cast<int32_t>(r) : at[c];
+      best[c] = better ? row[c] : best[c];
     }
   }
 }
@@ -333,5 +349,6 @@ int64_t argmax(const float* values, int64_t n) {
 // V holds the units of the inputs, F floats.
 template <class V, class F>
 constexpr ProductKernels kernels() {
-  return {product_rows<V>, norms_of_rows<V>, load_row<V>, dots<V>, combine<F>, argmax<F>};
+  return {product_rows<V>,       norms_of_rows<V>, load_row<V>, sums_of_rows<V, false>,
+          sums_of_rows<F, true>, column_argmax<F>, combine<F>,  argmax<F>};
 }

@@ -3,6 +3,7 @@
 #include "../common/kernel.h"
 #include "../common/products.h"
 #include "cluster.h"
+#include "max_min_picks.h"
 
 namespace vtkernels::cpu {
 namespace {
@@ -55,25 +56,23 @@ class Points {
   std::vector<float> copy_;
 };
 
-// The product of two rows, or the sum of their squared differences, in 16 partial sums: memory is what limits it.
-template <bool kProduct>
-float sum(const float* x, const float* y, int64_t width) {
-  using Lanes = float __attribute__((vector_size(16)));
-  constexpr int64_t kStep = 16;
-  Lanes sums[4] = {};
-  int64_t d = 0;
-  for (; d + kStep <= width; d += kStep) {
-    for (int64_t i = 0; i < 4; ++i) {
-      Lanes a, b;
-      memcpy(&a, x + d + 4 * i, sizeof a);
-      memcpy(&b, y + d + 4 * i, sizeof b);
-      sums[i] += kProduct ? a * b : (a - b) * (a - b);
-    }
+// The tokens of KKZ: the largest norm, then always the one farthest from its nearest chosen one.
+std::vector<int64_t> farthest_tokens(const Parallel& parallel, const KmeansProblem& p, const Points& points) {
+  const auto is_void = [&](int64_t i) { return points.is_void()[i] != 0; };
+  const auto distance = [&](float sum, int64_t, int64_t) {
+    const float d = p.cosine ? 1 - sum : sum;
+    return d > 0 ? d : 0.0f;
+  };
+  int64_t first = 0;
+  for (int64_t i = 1; i < p.n; ++i) {
+    if (!is_void(i) && (is_void(first) || points.squares()[i] > points.squares()[first])) first = i;
   }
-  float all = 0;
-  for (; d < width; ++d) all += kProduct ? x[d] * y[d] : (x[d] - y[d]) * (x[d] - y[d]);
-  const Lanes total = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-  return all + ((total[0] + total[1]) + (total[2] + total[3]));
+  std::vector<int64_t> chosen{first};
+  const ProductKernels& kernels = product_kernels(DType::kFloat32);
+  const RowSums sums = p.cosine ? kernels.dots : kernels.squared_diffs;
+  MaxMinPicks(parallel, {DType::kFloat32, points.matrix(), p.n, p.width, p.clusters, sums}, is_void, distance, chosen)
+      .run();
+  return chosen;
 }
 
 void initial_centres(const Parallel& parallel, const KmeansProblem& p, const Points& points, float* centres,
@@ -87,19 +86,7 @@ void initial_centres(const Parallel& parallel, const KmeansProblem& p, const Poi
     }
     return;
   }
-  std::vector<float> distance(p.n);
-  const auto distance_to = [&](int64_t token) {
-    const float* centre = points.row(token);
-    parallel(p.n, std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(1, p.width)), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const float d =
-            p.cosine ? 1 - sum<true>(points.row(i), centre, p.width) : sum<false>(points.row(i), centre, p.width);
-        distance[i] = d > 0 ? d : 0.0f;
-      }
-    });
-    return distance.data();
-  };
-  const std::vector<int64_t> start = farthest_first(p.clusters, points.squares(), points.is_void(), distance_to);
+  const std::vector<int64_t> start = farthest_tokens(parallel, p, points);
   for (int64_t c = 0; c < p.clusters; ++c) {
     float* to = centres + c * p.centre_row;
     if (points.is_void()[start[c]]) {

@@ -1,27 +1,19 @@
-// Greedy max-min selection without the whole similarity matrix. A token's distance to the nearest of some others bounds
-// its distance to the nearest of all from above, so a token is compared with more of them only while its bound, with
-// ties to the lowest index, could still win. What comes out is what the whole matrix would give.
-#include "max_min.h"
+// Greedy max-min selection without the whole similarity matrix: the first pick, the token whose nearest other token is
+// farthest, by comparing tokens with others only while they could still be it; the rest by max_min_picks.h. What comes
+// out is what the whole matrix would give.
+#include "max_min_picks.h"
 
 namespace vtkernels::cpu {
 namespace {
 
 constexpr int64_t kBlock = 128;      // tokens that others are compared with at a time
 constexpr int64_t kCandidates = 32;  // tokens compared with all others at a time
-constexpr int64_t kRefresh = 16;     // tokens compared with new picks at a time
 
-// Larger for a larger distance, then for a lower index.
-inline int64_t rank(float distance, int64_t index) {
-  return static_cast<int64_t>(max_key(distance)) * (int64_t{1} << 32) + (0xffffffff - index);
-}
-inline int64_t ranked_index(int64_t rank) { return 0xffffffff - (rank & 0xffffffff); }
+// Tokens of many dimensions are compared in some of them first, to see which pairs are worth a comparison in all.
+constexpr int64_t kSketchShare = 32, kLeastSketch = 128, kLeastWidth = 1024;
+constexpr int64_t kSketchRows = 512, kSketchColumns = 96;  // compared at a time
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-inline void lower(float& bound, float similarity) {
-  const float distance = 1.0f - similarity;
-  bound = distance < bound ? distance : bound;  // not for NaN
-}
 
 class MaxMin {
  public:
@@ -30,18 +22,17 @@ class MaxMin {
         p_(problem),
         kernels_(product_kernels(p_.dtype)),
         n_(p_.tokens),
-        stride_(unit_stride(p_.width)),
-        direct_(rows_are_units(p_.dtype, p_.features, p_.width)),
         order_(order),
         rnorm_(n_),
-        bound_(n_, kInfinity),
-        units_(direct_ ? 0 : p_.k * stride_) {
+        bound_(n_, kInfinity) {
     row_norms(parallel, p_.dtype, p_.features, n_, p_.width, true, rnorm_.data());
   }
 
   void run() {
     if (order_.empty()) order_.push_back(first());
-    pick_rest();
+    const auto is_void = [&](int64_t i) { return !has_norm(i); };
+    const auto distance = [&](float sum, int64_t i, int64_t pick) { return 1.0f - sum * (rnorm_[i] * rnorm_[pick]); };
+    MaxMinPicks(parallel_, {p_.dtype, p_.features, n_, p_.width, p_.k, kernels_.dots}, is_void, distance, order_).run();
   }
 
  private:
@@ -54,22 +45,26 @@ class MaxMin {
       if (has_norm(i)) open.push_back(i);
     }
     if (open.empty()) return 0;
-    compare_neighbours();
+    if (n_ > kBlock && p_.width >= kLeastWidth) {
+      compare_likely();
+    } else {
+      compare_neighbours();
+    }
     int64_t best = std::numeric_limits<int64_t>::min();
     const auto close = [&](bool all) {  // takes out what cannot win, and, with `all`, what is known
       size_t left = 0;
       for (int64_t i : open) {
-        if (rank(bound_[i], i) > best) open[left++] = i;
+        if (distance_rank(bound_[i], i) > best) open[left++] = i;
       }
       open.resize(left);
       if (!all) return;
-      for (int64_t i : open) best = std::max(best, rank(bound_[i], i));
+      for (int64_t i : open) best = std::max(best, distance_rank(bound_[i], i));
     };
     if (n_ > kBlock) {
       std::vector<float> similarity;
       for (int64_t block = 0; block * kBlock < n_; ++block) {
         if (block < 2 && !open.empty()) {
-          for (int64_t i : compare_candidates(open, similarity)) best = std::max(best, rank(bound_[i], i));
+          for (int64_t i : compare_candidates(open, similarity)) best = std::max(best, distance_rank(bound_[i], i));
           close(false);
         }
         if (open.empty()) break;
@@ -100,10 +95,77 @@ class MaxMin {
         products({nullptr}, own);
         for (int64_t i = 0; i < count; ++i) {
           similarity[i * count + i] = NAN;
-          for (int64_t j = 0; j < count; ++j) lower(bound_[first + i], similarity[i * count + j]);
+          for (int64_t j = 0; j < count; ++j) lower_bound_to(bound_[first + i], 1.0f - similarity[i * count + j]);
         }
       }
     });
+  }
+
+  // Each token with the one that is most like it in the first dimensions. The sums are not those of `products`, so the
+  // bounds allow for the rounding of both: at most 512 + width / 256 additions each, and a few operations more.
+  void compare_likely() {
+    const std::vector<int32_t> likely = most_alike(std::max(kLeastSketch, p_.width / kSketchShare));
+    const auto exact = [&](int64_t i) { return rnorm_[i] < 1e15f; };  // no product of it underflows
+    std::vector<int64_t> tokens;
+    for (int64_t i = 0; i < n_; ++i) {
+      const int64_t j = likely[i];
+      if (j >= 0 && exact(i) && exact(j) && !(likely[j] == i && j < i)) tokens.push_back(i);
+    }
+    const float rounding = static_cast<float>(1040 + p_.width / 128) * 0x1p-24f;
+    const int64_t size = tokens.size();
+    std::vector<float> distance(size);
+    parallel_(ceil_div(size, kDotRows), 1, [&](int64_t begin, int64_t end) {
+      const RowReader read(p_.dtype, p_.features, p_.width, 2 * kDotRows);
+      const uint32_t *a[kDotRows], *b[kDotRows];
+      float sums[kDotRows * kDotRows];
+      for (int64_t group = begin; group < end; ++group) {
+        const int64_t first = group * kDotRows, here = std::min(kDotRows, size - first);
+        for (int64_t r = 0; r < kDotRows; ++r) {
+          const int64_t i = tokens[first + std::min(r, here - 1)];
+          a[r] = read(i, r), b[r] = read(likely[i], kDotRows + r);
+        }
+        kernels_.dots(a, b, here, p_.width, sums);
+        for (int64_t r = 0; r < here; ++r) {
+          const int64_t i = tokens[first + r];
+          distance[first + r] = 1.0f - sums[r * here + r] * (rnorm_[i] * rnorm_[likely[i]]) + rounding;
+        }
+      }
+    });
+    for (int64_t t = 0; t < size; ++t) {
+      lower_bound_to(bound_[tokens[t]], distance[t]);
+      lower_bound_to(bound_[likely[tokens[t]]], distance[t]);
+    }
+  }
+
+  // The other token of the largest cosine in the first `width` dimensions, -1 where there is none.
+  std::vector<int32_t> most_alike(int64_t width) const {
+    std::vector<int32_t> out(n_);
+    std::vector<float> rnorm(n_);
+    row_norms(parallel_, p_.dtype, p_.features, n_, width, true, rnorm.data());
+    parallel_(ceil_div(n_, kSketchColumns), 1, [&](int64_t begin, int64_t end) {
+      std::vector<float> similarity(kSketchRows * kSketchColumns), best(kSketchColumns);
+      std::vector<int32_t> at(kSketchColumns);
+      for (int64_t block = begin; block < end; ++block) {
+        const int64_t column = block * kSketchColumns, columns = std::min(kSketchColumns, n_ - column);
+        best.assign(columns, -kInfinity);
+        for (int64_t row = 0; row < n_; row += kSketchRows) {
+          const int64_t rows = std::min(kSketchRows, n_ - row);
+          ProductProblem some = problem(rows, columns, similarity.data());
+          some.width = width;
+          some.a.data = element(row), some.a_scale = rnorm.data() + row;
+          some.b.data = element(column), some.b_scale = rnorm.data() + column;
+          products({nullptr}, some);
+          for (int64_t c = std::max(column, row); c < std::min(column + columns, row + rows); ++c) {
+            similarity[(c - row) * columns + c - column] = NAN;  // itself
+          }
+          kernels_.column_argmax(similarity.data(), rows, columns, best.data(), at.data());
+          for (int64_t c = 0; c < columns; ++c) {
+            if (row == 0 || at[c] >= 0) out[column + c] = static_cast<int32_t>(at[c] < 0 ? -1 : row + at[c]);
+          }
+        }
+      }
+    });
+    return out;
   }
 
   const void* element(int64_t row) const {
@@ -113,7 +175,7 @@ class MaxMin {
   // The open tokens of highest bound with all others. Returns them: their bounds are their distances now.
   std::vector<int64_t> compare_candidates(const std::vector<int64_t>& open, std::vector<float>& similarity) {
     std::vector<int64_t> candidates = open;
-    keep_best(candidates, kCandidates);
+    keep_farthest(candidates, kCandidates, bound_);
     const int64_t count = candidates.size();
     similarity.resize(std::max<int64_t>(similarity.size(), n_ * count));
     ProductProblem all = problem(n_, count, similarity.data());
@@ -148,8 +210,9 @@ class MaxMin {
     for (int64_t r = 0; r < row_count; ++r) {
       float row_bound = kInfinity;
       for (int64_t c = 0; c < count; ++c) {
-        lower(column_bound[c], similarity[r * count + c]);
-        lower(row_bound, similarity[r * count + c]);
+        const float distance = 1.0f - similarity[r * count + c];
+        lower_bound_to(column_bound[c], distance);
+        lower_bound_to(row_bound, distance);
       }
       float& bound = bound_[rows == nullptr ? r : rows[r]];
       bound = std::min(bound, row_bound);
@@ -160,117 +223,13 @@ class MaxMin {
     }
   }
 
-  void pick_rest() {
-    known_.assign(n_, 0);
-    for (int64_t i = 0; i < n_; ++i) bound_[i] = has_norm(i) ? kInfinity : kNoNorm;
-    for (int64_t pick : order_) take(pick);
-    if (static_cast<int64_t>(order_.size()) == p_.k) return;
-    std::vector<int64_t> batch(n_);
-    for (int64_t i = 0; i < n_; ++i) batch[i] = i;
-    for (int64_t s = 0; s < static_cast<int64_t>(order_.size()); s += kDotColumns) {
-      refresh(batch, s, std::min<int64_t>(s + kDotColumns, order_.size()));
-    }
-    while (static_cast<int64_t>(order_.size()) < p_.k) {
-      const int64_t picked = order_.size(), best = best_bound();
-      if (known_[best] == picked || !has_norm(best)) {
-        order_.push_back(best);
-        take(best);
-        continue;
-      }
-      // The tokens of highest bound that lag about as much as the best one.
-      const int64_t from = known_[best] / kDotColumns * kDotColumns, to = std::min(from + kDotColumns, picked);
-      batch.clear();
-      for (int64_t i : leaders_) {
-        if (known_[i] >= from && known_[i] < to && bound_[i] > kNoNorm) batch.push_back(i);
-      }
-      keep_best(batch, kRefresh);
-      int64_t begin = to;
-      for (int64_t i : batch) begin = std::min(begin, known_[i]);
-      refresh(batch, begin, to);
-    }
-  }
-
-  void keep_best(std::vector<int64_t>& tokens, int64_t count) const {
-    if (static_cast<int64_t>(tokens.size()) <= count) return;
-    std::nth_element(tokens.begin(), tokens.begin() + count, tokens.end(),
-                     [&](int64_t i, int64_t j) { return rank(bound_[i], i) > rank(bound_[j], j); });
-    tokens.resize(count);
-  }
-
-  // The token of highest bound. Bounds only fall, so it is a leader until all leaders have fallen under the level that
-  // the lowest of them had when they were chosen.
-  int64_t best_bound() {
-    constexpr int64_t kLeaders = 256;
-    int64_t best = best_leader();
-    if (best < level_) {
-      leaders_.resize(n_);
-      for (int64_t i = 0; i < n_; ++i) leaders_[i] = i;
-      keep_best(leaders_, kLeaders);
-      level_ = std::numeric_limits<int64_t>::max();
-      for (int64_t i : leaders_) level_ = std::min(level_, rank(bound_[i], i));
-      best = best_leader();
-    }
-    return ranked_index(best);
-  }
-
-  int64_t best_leader() const {
-    int64_t best = std::numeric_limits<int64_t>::min();
-    for (int64_t i : leaders_) best = std::max(best, rank(bound_[i], i));
-    return best;
-  }
-
-  void take(int64_t pick) {
-    bound_[pick] = kPicked;
-    if (direct_) {
-      picks_.push_back(static_cast<const uint32_t*>(element(pick)));
-      return;
-    }
-    uint32_t* units = units_.data() + picks_.size() * stride_;
-    kernels_.load_row(p_.dtype, p_.features, pick, p_.width, units);
-    picks_.push_back(units);
-  }
-
-  // Compares tokens with the picks [from, to).
-  void refresh(const std::vector<int64_t>& batch, int64_t from, int64_t to) {
-    const int64_t size = batch.size(), count = to - from;
-    parallel_(ceil_div(size, kDotRows), 1, [&](int64_t begin, int64_t end) {
-      uint32_t* units = direct_ ? nullptr : Scratch(kDotRows * stride_).take<uint32_t>(kDotRows * stride_);
-      const uint32_t* rows[kDotRows];
-      float dots[kDotRows * kDotColumns];
-      for (int64_t group = begin; group < end; ++group) {
-        const int64_t* tokens = batch.data() + group * kDotRows;
-        const int64_t here = std::min(kDotRows, size - group * kDotRows);
-        for (int64_t r = 0; r < kDotRows; ++r) {
-          const int64_t token = tokens[std::min(r, here - 1)];
-          rows[r] = direct_ ? static_cast<const uint32_t*>(element(token)) : units + r * stride_;
-          if (!direct_ && r < here) kernels_.load_row(p_.dtype, p_.features, token, p_.width, units + r * stride_);
-        }
-        kernels_.dots(rows, picks_.data() + from, count, p_.width, dots);
-        for (int64_t r = 0; r < here; ++r) {
-          const int64_t i = tokens[r];
-          for (int64_t c = 0; c < count; ++c) {
-            lower(bound_[i], dots[r * count + c] * (rnorm_[i] * rnorm_[order_[from + c]]));
-          }
-          known_[i] = to;
-        }
-      }
-    });
-  }
-
   const Parallel& parallel_;
   const DiverseProblem& p_;
   const ProductKernels& kernels_;
   const int64_t n_;
-  const int64_t stride_;  // of units_
-  const bool direct_;     // rows are read where they are
   std::vector<int64_t>& order_;
   std::vector<float> rnorm_;
-  std::vector<float> bound_;            // distance to the nearest token that this one was compared with
-  std::vector<int64_t> known_;          // picks that it was compared with
-  std::vector<const uint32_t*> picks_;  // rows of the picks
-  std::vector<uint32_t> units_;         // [k][stride_], where they are not read directly
-  std::vector<int64_t> leaders_;
-  int64_t level_ = std::numeric_limits<int64_t>::max();
+  std::vector<float> bound_;  // distance to the nearest token that this one was compared with
 };
 
 }  // namespace
