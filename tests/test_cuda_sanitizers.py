@@ -22,14 +22,15 @@ FLAGS = {
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DSHIM_ARCH=750"],
     "thread": ["-fsanitize=thread"],
 }
-SECTIONS = ("select", "gather", "gather-inplace", "paged", "scores", "prune", "prune-varlen")
+SECTIONS = ("select", "select-packed", "select-ragged", "temporal", "gather", "gather-inplace", "paged", "quantize",
+            "scores", "prune", "prune-varlen")
 
 
 class Defect(NamedTuple):
     name: str
     sanitizer: str
     source: str
-    header: str
+    file: str
     code: str
     replacement: str
     section: str  # of the smoke program, which runs into it
@@ -42,11 +43,30 @@ DEFECTS = (
            "gather", ("heap-buffer-overflow", "gather.cuh")),
     Defect("wild-page", "address", "cuda/paged.cu", "paged.cuh", "return page >= 0 && page < p.blocks; }",
            "return page >= 0; }", "paged", ("AddressSanitizer", "paged.cuh")),
+    Defect("overrun-of-channels", "address", "cuda/quantize.cu", "quantize.cuh",
+           "at + i < size ? arch::to_float", "at + i <= size ? arch::to_float", "quantize",
+           ("heap-buffer-overflow", "quantize.cuh")),
+    Defect("wild-token", "address", "cuda/dequantize.cu", "quantize.cuh", "return t >= 0 && t < tokens ? t : -1;",
+           "return t;", "quantize", ("heap-buffer-overflow", "dequantize.cu")),
+    Defect("overrun-of-ranks", "address", "cuda/select.cu", "masks.cuh",
+           "other < count ? rank_key(row, chosen[other]) : 0;", "rank_key(row, chosen[other]);",
+           "select", ("heap-buffer-overflow", "masks.cuh")),
+    Defect("missing-barrier-of-ranks", "thread", "cuda/select_packed.cu", "masks.cuh",
+           "__syncthreads();\n#pragma unroll 8", "#pragma unroll 8", "select-packed", ("data race", "masks.cuh")),
+    Defect("missing-barrier-of-weights", "thread", "cuda/select_ragged.cu", "top_p.cuh",
+           "s.weights[threadIdx.x] = 0;\n      __syncthreads();", "s.weights[threadIdx.x] = 0;",
+           "select-ragged", ("data race", "top_p.cuh")),
+    Defect("missing-barrier-of-sums", "thread", "cuda/temporal.cu", "temporal.cuh",
+           "__syncthreads();\n      if (threadIdx.x != 0) return;", "if (threadIdx.x != 0) return;",
+           "temporal", ("data race", "temporal.cuh")),
     Defect("missing-barrier", "thread", "cuda/select.cu", "select.cuh",
            "s.histogram[threadIdx.x] = 0;\n      __syncthreads();", "s.histogram[threadIdx.x] = 0;",
            "select", ("data race", "select.cuh")),
     Defect("missing-barrier-of-pages", "thread", "cuda/paged.cu", "paged.cuh", "if (in_place) __syncthreads();",
            "(void)in_place;", "paged", ("data race", "paged.cuh")),
+    Defect("missing-barrier-of-channels", "thread", "cuda/quantize.cu", "quantize.cu",
+           "    __syncthreads();\n    const int channel = threadIdx.x;", "    const int channel = threadIdx.x;",
+           "quantize", ("data race", "quantize.cu")),
     Defect("stored-before-it-is-read", "thread", "cuda/gather.cu", "gather.cuh",
            "if constexpr (kInPlace) __syncthreads();", "", "gather-inplace", ("data race", "arch::load")),
 )
@@ -73,10 +93,10 @@ def test_nothing_is_reported(tmp_path, objects, sanitizer):
 def test_a_planted_defect_is_reported(tmp_path, objects, defect):
     csrc = tmp_path / "csrc"
     shutil.copytree(build.ROOT / "csrc", csrc)
-    header = csrc / "include/vtkernels/cuda" / defect.header
-    text = header.read_text()
+    (file,) = csrc.rglob(defect.file)
+    text = file.read_text()
     assert text.count(defect.code) == 1
-    header.write_text(text.replace(defect.code, defect.replacement))
+    file.write_text(text.replace(defect.code, defect.replacement))
     program = build.smoke_program(objects(defect.sanitizer), tmp_path, FLAGS[defect.sanitizer], (csrc, defect.source))
     done = smoke(program, defect.section)
     assert done.returncode != 0

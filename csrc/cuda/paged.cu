@@ -71,10 +71,14 @@ PoolLayout layout_of(const PagePool& pool, bool one_page, bool one_token) {
 }  // namespace
 
 void compact_pages(const PagedCompaction& problem, const std::vector<PagePool>& pools, Stream stream) {
+  const bool packed = problem.packed.bounds.data != nullptr;
+  if (packed && problem.kept > 0) {  // those of no row
+    check(cudaMemsetAsync(problem.slots.data, 0xff, problem.kept * (problem.slots.wide ? 8 : 4), stream));
+  }
   if (problem.batch == 0) return;
   if (problem.block_size > INT32_MAX) throw std::runtime_error("compact_kv_paged: a page of more than 2^31 - 1 tokens");
   const PagedRows rows{problem};
-  launch(claim_pages_kernel, problem.batch, kPagedThreads, sizeof(int), stream, rows);
+  launch(claim_pages_kernel, problem.batch, kPagedThreads, sizeof(ClaimShared), stream, rows);
   launch(plan_pages_kernel, problem.batch, kPagedThreads, sizeof(PlanShared), stream, rows);
   std::vector<Planned> all;
   for (const PagePool& pool : pools) {
@@ -91,7 +95,8 @@ void compact_pages(const PagedCompaction& problem, const std::vector<PagePool>& 
   params.chunks = 1;
   if (problem.target.data != nullptr) {
     const int64_t least = all.empty() ? 1 : all.front().layout.tile_tokens;
-    params.chunks = std::clamp<int64_t>((problem.kept + least - 1) / least, 1, kMaxChunks);
+    const int64_t most = packed ? problem.table.width * problem.block_size : problem.kept;
+    params.chunks = std::clamp<int64_t>((most + least - 1) / least, 1, kMaxChunks);
   }
   int pool_count = 0;
   const auto flush = [&] {
@@ -112,7 +117,7 @@ void compact_pages(const PagedCompaction& problem, const std::vector<PagePool>& 
       params.row_items += layout.items * static_cast<int64_t>(count);
     }
   }
-  if (params.row_items > 0 && problem.kept > 0) flush();
+  if (params.row_items > 0 && (problem.kept > 0 || packed)) flush();
 }
 
 }  // namespace vtkernels::cuda

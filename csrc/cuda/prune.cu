@@ -8,7 +8,7 @@ namespace {
 PruneParams params_of(const ScoreProblem& score, int64_t batch, bool keep_similar, const ScoreView& scores,
                       const IndexView& indices, int* workspace, int* status) {
   PruneParams p{};
-  p.score = score_params(score, true, batch);
+  p.score = score_params(score, ScoreMetric::kCosine, batch);
   p.batch = batch;
   p.keep_similar = keep_similar;
   p.scores = scores;

@@ -1,92 +1,16 @@
 // Runs every CUDA kernel against host loops, without any framework: for a machine with a GPU and nvcc alone, for
 // compute-sanitizer, and on the tests' CPU shim under the compilers' sanitizers. Arguments: the sections to run, all
 // without any. Exit status 0: all equal.
-#include <vtkernels/cuda/launch.h>
-#include <vtkernels/key.h>
-
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstring>
-#include <memory>
-#include <numeric>
-#include <random>
-#include <vtkernels/cuda/platform.cuh>
+
+#include "device.h"
+#include "pages.h"
+#include "quantize.h"
+#include "select.h"
+#include "temporal.h"
 
 namespace {
-
-using namespace vtkernels;
-using namespace vtkernels::cuda;
-
-int failures = 0;
-
-void expect(bool equal, const char* what) {
-  std::printf("%s %s\n", equal ? "ok  " : "FAIL", what);
-  failures += !equal;
-}
-
-// Device memory of exactly the wanted size, so that an overrun leaves it.
-template <class T>
-class DeviceArray {
- public:
-  explicit DeviceArray(const std::vector<T>& values) : size_(values.size()) {
-    void* p = nullptr;
-    check(cudaMalloc(&p, std::max<size_t>(1, size_ * sizeof(T))));
-    data_.reset(static_cast<T*>(p));
-    check(cudaMemcpy(p, values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice));
-  }
-  DeviceArray(size_t size, int poison) : DeviceArray(std::vector<T>(size, static_cast<T>(poison))) {}
-  T* data() const { return data_.get(); }
-  std::vector<T> read() const {
-    check(cudaDeviceSynchronize());
-    std::vector<T> values(size_);
-    check(cudaMemcpy(values.data(), data(), size_ * sizeof(T), cudaMemcpyDeviceToHost));
-    return values;
-  }
-
- private:
-  struct Free {
-    void operator()(T* p) const { cudaFree(p); }
-  };
-  size_t size_;
-  std::unique_ptr<T, Free> data_;
-};
-
-std::mt19937 generator(7);
-
-// Eighths between -2 and 2: exact in every dtype.
-std::vector<float> random_values(int64_t count) {
-  std::vector<float> values(count);
-  for (float& v : values) v = static_cast<float>(static_cast<int>(generator() % 33) - 16) / 8;
-  return values;
-}
-
-uint16_t to_bits(float value, Dtype dtype) {
-  const uint32_t bits = float_bits(value);
-  if (dtype == Dtype::kBFloat16) return static_cast<uint16_t>(bits >> 16);
-  if (value == 0) return 0;
-  return static_cast<uint16_t>((bits >> 31) << 15 | (((bits >> 23 & 0xff) - 112) << 10) | (bits >> 13 & 0x3ff));
-}
-
-// A matrix on the device in one of the dtypes.
-struct Matrix {
-  Matrix(int64_t rows, int64_t width, Dtype dtype)
-      : values(random_values(rows * width)),
-        single(dtype == Dtype::kFloat32 ? values : std::vector<float>{}),
-        half(dtype == Dtype::kFloat32 ? std::vector<uint16_t>{} : halves(values, dtype)),
-        data(dtype == Dtype::kFloat32 ? static_cast<const void*>(single.data()) : half.data()) {}
-
-  static std::vector<uint16_t> halves(const std::vector<float>& values, Dtype dtype) {
-    std::vector<uint16_t> bits;
-    for (const float v : values) bits.push_back(to_bits(v, dtype));
-    return bits;
-  }
-
-  std::vector<float> values;
-  DeviceArray<float> single;
-  DeviceArray<uint16_t> half;
-  const void* data;
-};
 
 double cosine(const float* a, const float* b, int64_t width) {
   double dot = 0, aa = 0, bb = 0;
@@ -106,30 +30,6 @@ bool scores_match(const float* got, const float* tokens, int64_t count, const Ma
     if (!(std::abs(got[n] - best) < 1e-5)) return false;
   }
   return true;
-}
-
-std::vector<int64_t> best_positions(const float* scores, int64_t n, int64_t k, bool largest) {
-  std::vector<int64_t> order(n);
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    return selection_key(scores[a], largest) > selection_key(scores[b], largest);
-  });
-  order.resize(k);
-  std::sort(order.begin(), order.end());
-  return order;
-}
-
-void test_select(int64_t n, bool largest) {
-  std::vector<float> scores = random_values(2 * n);  // many ties
-  scores[3] = NAN;
-  const DeviceArray<float> device(scores);
-  const int64_t k = n / 4;
-  const DeviceArray<int64_t> out(2 * k, -1);
-  select_topk({device.data(), n, 1}, 2, n, k, largest, {}, {out.data(), true, k, 1}, nullptr);
-  std::vector<int64_t> want = best_positions(scores.data(), n, k, largest);
-  const std::vector<int64_t> second = best_positions(scores.data() + n, n, k, largest);
-  want.insert(want.end(), second.begin(), second.end());
-  expect(out.read() == want, "select_topk");
 }
 
 void test_gather() {
@@ -194,65 +94,13 @@ void test_gather_inplace() {
   expect(equal && status.read()[0] == kBadIndex, "gather_inplace");
 }
 
-// Two rows that are in order, and rows whose page, length, indices or new page are not: those stay as they are.
-void test_paged(bool in_place) {
-  constexpr int kRows = 7, kWidth = 3, kSize = 4, kBlocks = 24, kKept = 5, kToken = 2 * 24, kFreshWidth = 2;
-  const std::vector<unsigned char> before = [] {
-    std::vector<unsigned char> bytes(kBlocks * kSize * kToken);
-    for (unsigned char& b : bytes) b = static_cast<unsigned char>(generator());
-    return bytes;
-  }();
-  const std::vector<int> table = {4, 9, 1, 7, 2, 11, 3, INT32_MAX, 0, 5, -1, 6, 8, 10, 12, 13, 14, 15, 16, 16, 17};
-  const std::vector<int> lengths = {12, 9, 12, 12, 13, 12, 12};
-  const std::vector<int> fresh = {18, 19, 20, 21, 22, 23, 22, 23, 22, 23, 22, 23, 4, INT32_MIN};
-  const std::vector<int> kept = {0, 2, 5, 10, 11, 1, 3, 4, 8, -1, 0,  1,         2, 3, 4, 1, 2, 3,
-                                 4, 5, 0, 1,  2,  3, 4, 2, 1, 3,  12, INT32_MAX, 0, 3, 5, 6, 7};
-  std::vector<unsigned char> want = before;
-  for (int row = 0; row < 2; ++row) {
-    for (int j = 0; j < kKept && kept[row * kKept + j] >= 0; ++j) {
-      const int from = kept[row * kKept + j];
-      const int to = in_place ? table[row * kWidth + j / kSize] : fresh[row * kFreshWidth + j / kSize];
-      const int at = table[row * kWidth + from / kSize] * kSize + from % kSize;
-      std::copy_n(&before[at * kToken], kToken, &want[(to * kSize + j % kSize) * kToken]);
-    }
-  }
-  const DeviceArray<unsigned char> first(before), second(before);
-  const DeviceArray<int> pages(table), new_pages(fresh), held(lengths), indices(kept), status(1, 0);
-  const DeviceArray<int> out_lengths(kRows, -7), freed(kRows * kWidth, -7);
-  const DeviceArray<int64_t> slots(kRows * kKept, -7), plans(2 * kRows, 0);
-  const DeviceArray<int> claims(page_claims(kBlocks, in_place), 0);
-  PagedCompaction p{};
-  p.batch = kRows;
-  p.blocks = kBlocks;
-  p.block_size = kSize;
-  p.kept = kKept;
-  p.table = {pages.data(), kWidth, kWidth, 1};
-  if (!in_place) p.target = {new_pages.data(), kFreshWidth, kFreshWidth, 1};
-  p.lengths = {held.data(), 1};
-  p.indices = {indices.data(), false, kKept, 1};
-  p.out_lengths = out_lengths.data();
-  p.slots = {slots.data(), true, kKept, 1};
-  p.freed = freed.data();
-  p.freed_batch_stride = kWidth;
-  p.status = status.data();
-  p.claims = claims.data();
-  p.row_plans = plans.data();
-  // One pool of bytes with two heads, and the same bytes as pairs in one head.
-  compact_pages(p, {{first.data(), 1, 2, 24, kSize * kToken, kToken, 24, 1}, {second.data(), 2, 1, 24, 96, 24, 24, 1}},
-                nullptr);
-  expect(first.read() == want && second.read() == want, in_place ? "compact in place" : "compact to new pages");
-  const std::vector<int> old = in_place ? lengths : std::vector<int>(kRows, 0);
-  expect(out_lengths.read() == std::vector<int>{kKept, kKept - 1, old[2], old[3], old[4], old[5], old[6]},
-         "new lengths");
-  expect(status.read()[0] == (kBadIndex | kBadSeqlens | kBadPage | kSharedPage), "status of bad pages");
-}
-
 void test_scores(Dtype dtype, int64_t rows, int64_t width, int64_t count) {
   const Matrix tokens(rows, width, dtype), prototypes(count, width, dtype);
   const DeviceArray<float> scores(rows, -9);
   const DeviceArray<int> argmax(rows, -9);
   const ScoreProblem problem{dtype, width, {tokens.data, 0, width, 1}, {prototypes.data, count, width, 1, nullptr, 0}};
-  prototype_scores(problem, true, 1, rows, {scores.data(), 0, 1}, {argmax.data(), false, 0, 1}, nullptr);
+  prototype_scores(problem, ScoreMetric::kCosine, 1, rows, {scores.data(), 0, 1}, {argmax.data(), false, 0, 1},
+                   nullptr);
   const std::vector<float> got = scores.read();
   const std::vector<int> arg = argmax.read();
   bool attained = true;
@@ -342,23 +190,41 @@ void run(const std::vector<std::string>& sections) {
   check(cudaGetDevice(&device));
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   if (wanted("select")) {
-    test_select(37, true);
-    test_select(600, false);
+    test_select(37, true, false);
+    test_select(600, false, true);
   }
+  if (wanted("select-packed")) {
+    test_select_packed(40, false);
+    test_select_packed(400, true);
+  }
+  if (wanted("select-ragged")) test_select_ragged(500);
   if (wanted("select-long")) {
-    test_select(5000, true);
-    test_select(40000, false);
+    test_select(5000, true, true);
+    test_select(40000, false, false);
+    test_select_packed(5000, false);
+    test_select_packed(5000, true);
+    test_select_ragged(20000);
   }
   if (wanted("gather")) test_gather();
   if (wanted("gather-inplace")) test_gather_inplace();
   if (wanted("paged")) {
     test_paged(true);
     test_paged(false);
+    test_packed_pages(true);
+    test_packed_pages(false);
   }
   for (const Dtype dtype : {Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16}) {
     if (wanted("scores")) {
       test_scores(dtype, 33, 130, 70);
       test_scores(dtype, int64_t{64} * multiprocessors, 40, 5);  // enough rows for the large tiles
+    }
+    if (wanted("temporal")) {
+      test_temporal(dtype, 70);    // a warp for each token
+      test_temporal(dtype, 1400);  // a block
+    }
+    if (wanted("quantize")) {
+      test_quantize(dtype, 32);  // four elements at once
+      test_quantize(dtype, 39);
     }
     if (wanted("prune")) test_prune(dtype, false);
     if (wanted("prune-varlen")) test_prune(dtype, true);

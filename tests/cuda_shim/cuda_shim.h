@@ -167,6 +167,8 @@ inline unsigned __ballot_sync(unsigned, bool predicate) {
   return result;
 }
 
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
 
@@ -185,6 +187,10 @@ inline unsigned atomicOr(unsigned* address, unsigned value) {
 
 inline unsigned atomicAnd(unsigned* address, unsigned value) {
   return std::atomic_ref<unsigned>(*address).fetch_and(value, std::memory_order_relaxed);
+}
+
+inline int atomicMax(int* address, int value) {
+  return shim::atomic_update(address, [value](int old) { return old > value ? old : value; });
 }
 
 inline unsigned long long atomicMax(unsigned long long* address, unsigned long long value) {

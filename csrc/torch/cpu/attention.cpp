@@ -181,6 +181,10 @@ struct Bounds {
   bool good;
 };
 
+void check_count(const char* op, const char* arg, int64_t got, const char* what) {
+  VTK_CHECK(got >= 0 && got <= INT32_MAX, op, arg, got, std::string("0 to 2147483647 (") + what + ")");
+}
+
 Attention check_varlen(const char* op, const Tensor& query, const Tensor& key, const Tensor& cu_seqlens_q,
                        const Tensor& cu_seqlens_k, int64_t total_k, int64_t max_seqlen_q, int64_t max_seqlen_k,
                        const std::optional<Tensor>& block_table, const Options& options, const std::string& layout) {
@@ -216,12 +220,12 @@ Attention check_varlen(const char* op, const Tensor& query, const Tensor& key, c
     p.blocks = k.sizes[0];
     p.table_stride = t.strides[1];
     p.table_length = t.sizes[1];
-    VTK_CHECK(total_k >= 0, op, "total_k", total_k, "0 or more (keys of all sequences)");
+    check_count(op, "total_k", total_k, "keys of all sequences");
   } else {
     check_size(op, "total_k", total_k, k.sizes[token], "Tk (the packed keys)");
   }
-  VTK_CHECK(max_seqlen_q >= 0, op, "max_seqlen_q", max_seqlen_q, "0 or more (query rows of the longest sequence)");
-  VTK_CHECK(max_seqlen_k >= 0, op, "max_seqlen_k", max_seqlen_k, "0 or more (keys of the longest sequence)");
+  check_count(op, "max_seqlen_q", max_seqlen_q, "query rows of the longest sequence");
+  check_count(op, "max_seqlen_k", max_seqlen_k, "keys of the longest sequence");
   const int64_t total_q = q.sizes[0];
   if (options.lse.has_value()) {
     check_floats(op, "lse", *options.lse, std::vector<int64_t>{p.heads, total_q}, "[Hq, Tq]");

@@ -78,21 +78,28 @@ inline cuda::Dtype floating(const Checker& check, const char* arg, const View& v
   return single ? cuda::Dtype::kFloat32 : half ? cuda::Dtype::kFloat16 : cuda::Dtype::kBFloat16;
 }
 
+// Tokens [B, N, D] or [T, D] with prototypes [P, D]; or in G groups [B, N, G, d] or [T, G, d] with [G, P, d].
 inline cuda::ScoreProblem score_problem(const Checker& check, const char* token_arg, const Tensor& tokens,
-                                        const Tensor& prototypes, const OptionalTensor& rnorm) {
+                                        const Tensor& prototypes, const OptionalTensor& rnorm, bool grouped = false) {
   const View t(tokens), p(prototypes);
-  const bool batched = t.dims == 3;
+  const int64_t token = t.dims - (grouped ? 3 : 2), rows = p.dims - 2;  // their dimensions
   cuda::ScoreProblem problem{};
   problem.dtype = floating(check, token_arg, t);
   problem.width = t.sizes[t.dims - 1];
-  problem.tokens = {t.data(), batched ? t.strides[0] : 0, t.strides[t.dims - 2], t.strides[t.dims - 1]};
+  problem.tokens = {t.data(), token > 0 ? t.strides[0] : 0, t.strides[token], t.strides[t.dims - 1]};
   check.place("prototypes", prototypes);
   VTK_CHECK(p.dtype == t.dtype, check.op, "prototypes", dtype_name(p.dtype), dtype_name(t.dtype));
-  check_rank(check.op, "prototypes", p, 2, "[P, D]");
-  VTK_CHECK(p.sizes[0] >= 1 && p.sizes[0] <= INT32_MAX, check.op, "prototypes", "of shape " + text(p.shape()),
+  check_rank(check.op, "prototypes", p, grouped ? 3 : 2, grouped ? "[G, P, D]" : "[P, D]");
+  VTK_CHECK(p.sizes[rows] >= 1 && p.sizes[rows] <= INT32_MAX, check.op, "prototypes", "of shape " + text(p.shape()),
             "1 to 2^31 - 1 prototypes");
-  check_size(check.op, "prototypes", p.sizes[1], problem.width, "D");
-  problem.prototypes = {p.data(), p.sizes[0], p.strides[0], p.strides[1], nullptr, 0};
+  check_size(check.op, "prototypes", p.sizes[rows + 1], problem.width, "D");
+  problem.prototypes = {p.data(), p.sizes[rows], p.strides[rows], p.strides[rows + 1], nullptr, 0};
+  if (grouped) {
+    check_size(check.op, "prototypes", p.sizes[0], t.sizes[token + 1], "G (that of `tokens`)");
+    problem.groups = p.sizes[0];
+    problem.token_group_stride = t.strides[token + 1];
+    problem.prototype_group_stride = p.strides[0];
+  }
   if (rnorm) {
     check.vector("prototype_rnorm", *rnorm, p.sizes[0], aoti_torch_dtype_float32(), "P");
     const View r(*rnorm);

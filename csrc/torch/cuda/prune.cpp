@@ -1,24 +1,8 @@
 // Scores, selection and gather in one call.
-#include "gather.h"
+#include "prune.h"
 
 namespace vtkernels {
 namespace {
-
-// The caller's workspace, or one for this call.
-Tensor workspace_for(const Checker& check, const OptionalTensor& given, int64_t batch, const Device& device) {
-  const int64_t words = cuda::workspace_size(batch);
-  if (!given) {
-    const Tensor scratch = empty({words}, aoti_torch_dtype_int32(), device_type(), device.index);
-    cuda::clear_workspace(reinterpret_cast<int*>(View(scratch).mutable_data()), batch, device.stream);
-    return scratch;
-  }
-  check.place("workspace", *given);
-  const View w(*given);
-  VTK_CHECK(w.dtype == aoti_torch_dtype_int32() && w.dims == 1 && w.sizes[0] >= words && w.strides[0] == 1, check.op,
-            "workspace", std::string(dtype_name(w.dtype)) + " of shape " + text(w.shape()),
-            "a zeroed, contiguous int32 vector of at least " + std::to_string(words) + " words");
-  return *given;
-}
 
 void prune_topk_out(const Tensor& hidden, const Tensor& prototypes, int64_t k, const OptionalTensors& kv,
                     bool keep_similar, int64_t span_start, int64_t span_len, const OptionalTensor& span_starts,
@@ -75,41 +59,13 @@ void prune_topk_varlen_out(const Tensor& hidden, const Tensor& prototypes, const
                            const OptionalTensor& status) {
   const Device device(hidden);
   const Checker check{"prune_topk_varlen.out", device.index};
-  const View h(hidden);
-  check.place("hidden", hidden);
-  check_rank(check.op, "hidden", h, 2, "[T, D]");
-  const int32_t int32 = aoti_torch_dtype_int32();
-  const GatherShape shape{1, h.sizes[0]};
-  cuda::PruneVarlen problem{};
-  problem.score = score_problem(check, "hidden", hidden, prototypes, prototype_rnorm);
-  check_rank(check.op, "k", View(k), 1, "[B]");
-  problem.batch = View(k).sizes[0];
-  problem.tokens = shape.tokens;
-  check.range("total_out", total_out, 0, shape.tokens);
-  problem.total_out = total_out;
-  check.vector("k", k, problem.batch, int32, "B");
-  check.vector("cu_seqlens", cu_seqlens, problem.batch + 1, int32, "B + 1");
-  problem.k = int_view(View(k));
-  problem.cu_seqlens = int_view(View(cu_seqlens));
-  VTK_CHECK(span_starts.has_value() == span_lens.has_value(), check.op, "span_starts, span_lens", "only one of them",
-            "both, or neither");
-  if (span_starts) {
-    check.vector("span_starts", *span_starts, problem.batch, int32, "B");
-    check.vector("span_lens", *span_lens, problem.batch, int32, "B");
-    problem.span_starts = int_view(View(*span_starts));
-    problem.span_lens = int_view(View(*span_lens));
-  }
-  problem.keep_similar = keep_similar;
-  check.output("out_scores", out_scores, {shape.tokens}, aoti_torch_dtype_float32());
-  check.output("out_indices", out_indices, {total_out}, aoti_torch_dtype_int64(), true);
-  check.output("out_cu_seqlens", out_cu_seqlens, {problem.batch + 1}, int32);
+  cuda::PruneVarlen problem =
+      check_varlen(check, {hidden, prototypes, cu_seqlens, k, total_out, span_starts, span_lens, prototype_rnorm},
+                   keep_similar, {out_indices, out_scores, out_cu_seqlens});
+  const GatherShape shape{1, problem.tokens};
   std::vector<cuda::GatherTensor> rows;
   add_rows(check, hidden, "out_hidden", out_hidden, -1, 0, total_out, rows);
   add_caches(check, kv.value_or(std::vector<Tensor>{}), kv_layout, true, shape, "out_kv", out_kv, total_out, rows);
-  problem.scores = score_view(View(out_scores));
-  problem.indices = index_view(View(out_indices));
-  problem.out_cu_seqlens = reinterpret_cast<int*>(View(out_cu_seqlens).mutable_data());
-  problem.out_cu_seqlens_stride = View(out_cu_seqlens).strides[0];
   problem.status = check.status(status);
   const Tensor scratch = workspace_for(check, workspace, problem.batch, device);
   problem.workspace = reinterpret_cast<int*>(View(scratch).mutable_data());

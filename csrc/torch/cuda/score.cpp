@@ -10,15 +10,30 @@ void prototype_scores_out(const Tensor& tokens, const Tensor& prototypes, const 
   const Checker check{"prototype_scores.out", device.index};
   const View t(tokens);
   check.place("tokens", tokens);
-  VTK_CHECK(t.dims == 2 || t.dims == 3, check.op, "tokens", "of shape " + text(t.shape()), "[B, N, D] or [T, D]");
-  VTK_CHECK(metric == "cosine" || metric == "dot", check.op, "metric", metric, "cosine or dot");
-  VTK_CHECK(metric == "cosine" || !prototype_rnorm, check.op, "prototype_rnorm", "given", "None with metric='dot'");
-  const cuda::ScoreProblem problem = score_problem(check, "tokens", tokens, prototypes, prototype_rnorm);
+  const bool grouped = View(prototypes).dims == 3;
+  const int64_t dims = grouped ? 4 : 3;
+  VTK_CHECK(t.dims == dims || t.dims == dims - 1, check.op, "tokens", "of shape " + text(t.shape()),
+            (grouped ? "[B, N, G, d] or [T, G, d] with grouped prototypes" : "[B, N, D] or [T, D]"));
+  const bool cosine = metric == "cosine";
+  VTK_CHECK(cosine || metric == "dot" || metric == "l2", check.op, "metric", "'" + metric + "'",
+            "'cosine' or 'dot' or 'l2'");
+  VTK_CHECK(cosine || !prototype_rnorm, check.op, "prototype_rnorm", "given", "None with metric='" + metric + "'");
+  VTK_CHECK(!grouped || !prototype_rnorm, check.op, "prototype_rnorm", "given", "None with grouped prototypes");
+  const cuda::ScoreProblem problem = score_problem(check, "tokens", tokens, prototypes, prototype_rnorm, grouped);
   const std::vector<int64_t> shape(t.sizes, t.sizes + t.dims - 1);
   check.output("scores", scores, shape, aoti_torch_dtype_float32());
   check.output("argmax", argmax, shape, aoti_torch_dtype_int64(), true);
-  cuda::prototype_scores(problem, metric == "cosine", t.dims == 3 ? t.sizes[0] : 1, t.sizes[t.dims - 2],
-                         score_view(View(scores)), index_view(View(argmax)), device.stream);
+  const bool batched = t.dims == dims;
+  const int64_t token = batched ? 1 : 0;
+  const View s(scores), a(argmax);
+  const cuda::ScoreMetric kind = cosine           ? cuda::ScoreMetric::kCosine
+                                 : metric == "l2" ? cuda::ScoreMetric::kL2
+                                                  : cuda::ScoreMetric::kDot;
+  cuda::prototype_scores(
+      problem, kind, batched ? t.sizes[0] : 1, t.sizes[token],
+      {reinterpret_cast<float*>(s.mutable_data()), batched ? s.strides[0] : 0, s.strides[token]},
+      {a.mutable_data(), a.dtype == aoti_torch_dtype_int64(), batched ? a.strides[0] : 0, a.strides[token]},
+      device.stream);
 }
 
 }  // namespace

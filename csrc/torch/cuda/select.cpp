@@ -1,5 +1,5 @@
-// The k best scores.
-#include "common.h"
+// The k best scores of every row.
+#include "select.h"
 
 namespace vtkernels {
 namespace {
@@ -9,18 +9,26 @@ void select_topk_out(const Tensor& scores, int64_t k, bool largest, const Option
                      const Tensor& out) {
   const Device device(scores);
   const Checker check{"select_topk.out", device.index};
-  const View s(scores);
-  check.place("scores", scores);
-  VTK_CHECK(s.dtype == aoti_torch_dtype_float32(), check.op, "scores", dtype_name(s.dtype), "float32");
-  check_rank(check.op, "scores", s, 2, "[B, N]");
+  const View s = check_scores(check, scores, 2, "[B, N]");
   check.range("k", k, 0, s.sizes[1]);
   if (ks) check.vector("ks", *ks, s.sizes[0], aoti_torch_dtype_int32(), "B");
-  VTK_CHECK(!protected_tokens, check.op, "protected", "given", "None with the cuda backend (triton has it)");
-  VTK_CHECK(!excluded, check.op, "excluded", "given", "None with the cuda backend (triton has it)");
-  VTK_CHECK(order == "index", check.op, "order", order, "index with the cuda backend (triton has score)");
-  check.output("out", out, {s.sizes[0], k}, aoti_torch_dtype_int64(), true);
-  cuda::select_topk(score_view(s), s.sizes[0], s.sizes[1], k, largest, ks ? int_view(View(*ks)) : cuda::IntView{},
-                    index_view(View(out)), device.stream);
+  cuda::SelectDense problem{};
+  problem.scores = score_view(s);
+  problem.batch = s.sizes[0];
+  problem.n = s.sizes[1];
+  problem.k = k;
+  problem.largest = largest;
+  if (ks) problem.ks = int_view(View(*ks));
+  problem.masks = {mask_view(check, "protected", protected_tokens, s), mask_view(check, "excluded", excluded, s)};
+  problem.by_score = by_score(check, order);
+  check.output("out", out, {problem.batch, k}, aoti_torch_dtype_int64(), true);
+  problem.out = index_view(View(out));
+  OptionalTensor scratch;
+  if (problem.by_score) {
+    scratch = scratch_words(cuda::select_scratch(problem.batch, k), device);
+    problem.scratch = words_of(*scratch);
+  }
+  cuda::select_topk(problem, device.stream);
 }
 
 }  // namespace

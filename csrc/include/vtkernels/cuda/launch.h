@@ -51,24 +51,40 @@ struct PrototypeView {
   int64_t rnorm_stride;
 };
 
+enum class ScoreMetric { kCosine, kDot, kL2 };
+
 struct ScoreProblem {
   Dtype dtype;
-  int64_t width;  // D
+  int64_t width;  // D, of one group
   TokenView tokens;
   PrototypeView prototypes;
+  int64_t groups = 1;  // with prototypes of their own
+  int64_t token_group_stride = 0, prototype_group_stride = 0;
 };
 
-void prototype_scores(const ScoreProblem& problem, bool cosine, int64_t batch, int64_t tokens, const ScoreView& scores,
-                      const IndexView& argmax, Stream stream);
+// Groups lie side by side in the outputs, [batch, tokens, groups].
+void prototype_scores(const ScoreProblem& problem, ScoreMetric metric, int64_t batch, int64_t tokens,
+                      const ScoreView& scores, const IndexView& argmax, Stream stream);
+
+// Frames of tokens, [batch, frames, tokens, width].
+struct TemporalProblem {
+  Dtype dtype;
+  enum class Metric { kCosine, kL1, kL2 } metric;
+  int64_t batch, frames, tokens, width;
+  const void* data;
+  int64_t batch_stride, frame_stride, token_stride, dim_stride;
+  float first;  // the score of frame 0
+  float* out;   // [batch, frames, tokens], last stride 1
+  int64_t out_batch, out_frame;
+};
+
+// Each token against that in its place of the frame before.
+void temporal_scores(const TemporalProblem& problem, Stream stream);
 
 struct IntView {
   const int* data;  // may be null where the argument is optional
   int64_t stride;
 };
-
-// Ascending positions of the k best scores of every row, or of ks[b] of them, at most k, and then -1.
-void select_topk(const ScoreView& scores, int64_t batch, int64_t n, int64_t k, bool largest, const IntView& ks,
-                 const IndexView& out, Stream stream);
 
 // A tensor whose token rows are gathered, and where they go: same shape but for the token dimension.
 struct GatherTensor {
@@ -121,23 +137,35 @@ struct PagePool {
   int64_t block_stride, token_stride, head_stride, dim_stride;
 };
 
+// Packed tokens of rows that a prune has thinned out. Those of row b lie in its cache from position context[b] on, or
+// at its end; what lies before and after them stays.
+struct PackedRows {
+  int64_t tokens;
+  IntView bounds, kept_bounds;  // [batch + 1], of the tokens and of their kept indices; null where there are none
+  IntView context;              // [batch]
+};
+
 struct PagedCompaction {
   int64_t batch, blocks, block_size, kept;
   PageTable table, target;  // target.data is null in place
   IntView lengths, counts;
-  IndexView indices;  // [batch, kept]
+  IndexView indices;  // [batch, kept], or [kept] of packed rows
+  PackedRows packed;
   bool allow_shared;
   int* out_lengths;
-  IndexView slots;  // [batch, kept]
+  IndexView slots;  // as indices; of packed rows dense
   int* freed;       // [batch, table.width]
   int64_t freed_batch_stride;
   int* status;         // or null
   int* claims;         // scratch: page_claims(..) words, zeroed
-  int64_t* row_plans;  // scratch: 2 * batch words
+  int64_t* row_plans;  // scratch: page_plans(batch) words
 };
 
 // int32 words of zeroed scratch that a compaction counts pages in.
 constexpr int64_t page_claims(int64_t blocks, bool in_place) { return blocks * (in_place ? 1 : 2); }
+
+// int64 words of scratch for the plans of the rows.
+constexpr int64_t page_plans(int64_t batch) { return 8 * batch; }
 
 // Keeps the indexed tokens of every row, in its own pages or in those of `target`. A row that is not in order is left.
 void compact_pages(const PagedCompaction& problem, const std::vector<PagePool>& pools, Stream stream);

@@ -6,16 +6,21 @@
 
 #include <vtkernels/cuda/arch.cuh>
 #include <vtkernels/cuda/rows.cuh>
+#include <vtkernels/cuda/workspace.cuh>
 
 namespace vtkernels::cuda {
 
 constexpr int kPagedThreads = 256;
 constexpr int kPagedUnroll = 4;  // loads under way per thread
 
-// A row's plan: how many tokens it keeps, and the first that moves (the same number where none does).
+// The tokens that a row keeps: positions 0 .. prefix, `listed` of the indices + base, then suffix .. its length.
 struct RowPlan {
-  int64_t count, begin;
+  int64_t count, begin;  // all of them, and the first that moves (the same number where none does)
+  int64_t first, listed, base;
+  int64_t prefix, suffix;
+  int64_t flags;  // what is known to be wrong with the row
 };
+static_assert(sizeof(RowPlan) == page_plans(1) * sizeof(int64_t));
 
 struct PagedRows {
   PagedCompaction p;
@@ -35,29 +40,64 @@ struct PagedRows {
   }
   __device__ int64_t pages_of(int64_t tokens) const { return (tokens + p.block_size - 1) / p.block_size; }
   __device__ bool in_pool(int64_t page) const { return page >= 0 && page < p.blocks; }
+  __device__ int64_t position(int64_t b, const RowPlan& plan, int64_t place) const {
+    if (place < plan.prefix) return place;
+    const int64_t j = place - plan.prefix;
+    return j < plan.listed ? index(b, plan.first + j) + plan.base : plan.suffix + j - plan.listed;
+  }
   __device__ RowPlan& plan(int64_t b) const { return reinterpret_cast<RowPlan*>(p.row_plans)[b]; }
   __device__ const PageTable& target() const { return p.target.data != nullptr ? p.target : p.table; }
 };
 
-// One block per row: the number of kept tokens, and a count for each page that the row names.
-__global__ void __launch_bounds__(kPagedThreads) claim_pages_kernel(const __grid_constant__ PagedRows rows) {
+struct ClaimShared {
+  unsigned long long begin;  // of the row's packed tokens
+  int listed;
+};
+
+// The kept positions of a row whose indices are positions.
+__device__ inline RowPlan indexed_row(const PagedRows& rows, ClaimShared& shared, int64_t b) {
   const PagedCompaction& p = rows.p;
-  int& counted = shared_memory<int>();
-  const int64_t b = blockIdx.x;
-  if (threadIdx.x == 0) counted = 0;
-  __syncthreads();
-  int64_t count = 0;
+  int64_t given = 0;
   if (p.counts.data != nullptr) {
-    const int64_t given = p.counts.data[b * p.counts.stride];
-    count = given < 0 ? 0 : given > p.kept ? p.kept : given;
+    given = p.counts.data[b * p.counts.stride];
   } else {
     int mine = 0;
     for (int64_t j = threadIdx.x; j < p.kept; j += kPagedThreads) mine += rows.index(b, j) != -1;
-    atomicAdd(&counted, mine);
+    atomicAdd(&shared.listed, mine);
     __syncthreads();
-    count = counted;
+    given = shared.listed;
   }
-  if (threadIdx.x == 0) rows.plan(b).count = count;
+  const int64_t listed = clamp(given, 0, p.kept);
+  return {listed, 0, 0, listed, 0, 0, rows.held(b), listed == given ? 0 : kBadIndex};
+}
+
+// The kept positions of a row of packed tokens. Every bound is at least the one before it.
+__device__ inline RowPlan packed_row(const PagedRows& rows, ClaimShared& shared, int64_t b) {
+  const PackedRows& packed = rows.p.packed;
+  const auto bound = [&](int64_t i) { return clamp(packed.bounds.data[i * packed.bounds.stride], 0, packed.tokens); };
+  int64_t mine = 0;
+  for (int64_t i = threadIdx.x; i <= b; i += kPagedThreads) mine = bound(i) > mine ? bound(i) : mine;
+  atomicMax(&shared.begin, static_cast<unsigned long long>(mine));
+  __syncthreads();
+  const int64_t begin = static_cast<int64_t>(shared.begin), end = bound(b + 1), tokens = end > begin ? end - begin : 0;
+  const int64_t context =
+      packed.context.data != nullptr ? packed.context.data[b * packed.context.stride] : rows.length(b) - tokens;
+  const int64_t held = rows.held(b), prefix = clamp(context, 0, held), suffix = clamp(context + tokens, prefix, held);
+  const int64_t first = packed.kept_bounds.data[b * packed.kept_bounds.stride];
+  const int64_t listed = packed.kept_bounds.data[(b + 1) * packed.kept_bounds.stride] - first;
+  const bool fits = prefix == context && suffix == context + tokens;
+  return {prefix + listed + held - suffix, 0, first, listed, context - begin, prefix, suffix, fits ? 0 : kBadSeqlens};
+}
+
+// One block per row: the tokens that it keeps, and a count for each page that it names.
+__global__ void __launch_bounds__(kPagedThreads) claim_pages_kernel(const __grid_constant__ PagedRows rows) {
+  const PagedCompaction& p = rows.p;
+  ClaimShared& shared = shared_memory<ClaimShared>();
+  const int64_t b = blockIdx.x;
+  if (threadIdx.x == 0) shared = {0, 0};
+  __syncthreads();
+  const RowPlan plan = p.packed.bounds.data != nullptr ? packed_row(rows, shared, b) : indexed_row(rows, shared, b);
+  if (threadIdx.x == 0) rows.plan(b) = plan;
   const int64_t held = rows.held(b);
   // A row whose length is bad may hold any page of its table.
   const int64_t named = held == rows.length(b) ? rows.pages_of(held) : p.table.width;
@@ -66,7 +106,7 @@ __global__ void __launch_bounds__(kPagedThreads) claim_pages_kernel(const __grid
     if (rows.in_pool(page)) atomicAdd(p.claims + page, 1);
   }
   if (p.target.data == nullptr) return;
-  const int64_t wanted = rows.pages_of(count) < p.target.width ? rows.pages_of(count) : p.target.width;
+  const int64_t wanted = clamp(rows.pages_of(plan.count), 0, p.target.width);
   for (int64_t i = threadIdx.x; i < wanted; i += kPagedThreads) {
     const int64_t page = rows.page(p.target, b, i);
     if (rows.in_pool(page)) atomicAdd(p.claims + p.blocks + page, 1);
@@ -82,17 +122,19 @@ struct PlanShared {
 __global__ void __launch_bounds__(kPagedThreads) plan_pages_kernel(const __grid_constant__ PagedRows rows) {
   const PagedCompaction& p = rows.p;
   PlanShared& shared = shared_memory<PlanShared>();
-  const int64_t b = blockIdx.x, count = rows.plan(b).count, held = rows.held(b);
+  const int64_t b = blockIdx.x, held = rows.held(b);
+  const RowPlan plan = rows.plan(b);
+  const int64_t count = plan.count, listed_end = plan.prefix + plan.listed;
   const bool in_place = p.target.data == nullptr;
   if (threadIdx.x == 0) shared = {0, 0};
   __syncthreads();
-  int flags = held != rows.length(b) ? kBadSeqlens : 0;
-  if (p.counts.data != nullptr && p.counts.data[b * p.counts.stride] != count) flags |= kBadIndex;
-  int64_t moved = 0;
-  for (int64_t j = threadIdx.x; j < count; j += kPagedThreads) {
-    const int64_t position = rows.index(b, j);
-    if (position < 0 || position >= held || (j > 0 && position <= rows.index(b, j - 1))) flags |= kBadIndex;
-    if (position != j && moved == 0) moved = count - j;
+  int flags = static_cast<int>(plan.flags) | (held != rows.length(b) ? kBadSeqlens : 0);
+  int64_t moved = plan.suffix == listed_end ? 0 : count - listed_end;
+  for (int64_t place = listed_end - 1 - threadIdx.x; place >= plan.prefix; place -= kPagedThreads) {
+    const int64_t position = rows.position(b, plan, place);
+    const int64_t before = place > plan.prefix ? rows.position(b, plan, place - 1) : place - 1;
+    if (position <= before || position < 0 || position >= plan.suffix) flags |= kBadIndex;
+    if (position != place) moved = count - place;
   }
   if (moved != 0) atomicMax(&shared.moved, static_cast<unsigned long long>(moved));
   __syncthreads();
@@ -131,10 +173,14 @@ __global__ void __launch_bounds__(kPagedThreads) plan_pages_kernel(const __grid_
     p.freed[b * p.freed_batch_stride + i] =
         done && unused + i < live ? static_cast<int>(rows.page(p.table, b, unused + i)) : -1;
   }
-  for (int64_t j = threadIdx.x; j < p.kept; j += kPagedThreads) {
+  const int64_t places = p.packed.bounds.data != nullptr ? plan.listed : p.kept;
+  for (int64_t j = threadIdx.x; j < places; j += kPagedThreads) {
+    const int64_t place = plan.prefix + j;
     int64_t slot = -1;
-    if (done && j < count) slot = rows.page(rows.target(), b, j / p.block_size) * p.block_size + j % p.block_size;
-    store_index(p.slots, b, j, slot);
+    if (done && j < plan.listed) {
+      slot = rows.page(rows.target(), b, place / p.block_size) * p.block_size + place % p.block_size;
+    }
+    store_index(p.slots, b, plan.first + j, slot);
   }
 }
 
@@ -189,7 +235,7 @@ __device__ void move_tokens(const MoveParams& params, const PoolLayout& layout, 
       values[i] = V{};
       if (unit >= tokens * inner) continue;
       const unsigned place = static_cast<unsigned>(first) + unit / inner;
-      const unsigned position = static_cast<unsigned>(rows.index(b, place));  // within a length, so below 2^31
+      const unsigned position = static_cast<unsigned>(rows.position(b, plan, place));  // within a length, below 2^31
       const int64_t byte = unit % inner * layout.inner_stride;
       const char* from = pool + rows.page(p.table, b, position / size) * layout.block_stride +
                          position % size * layout.token_stride + byte;

@@ -33,12 +33,13 @@ struct ScoreParams {
   int64_t prototype_stride, prototype_count;
   const float* rnorm;  // null: computed from the prototypes
   int64_t rnorm_stride;
-  bool cosine;
+  bool cosine, l2;  // neither: the inner product
 };
 
 // kRowWarps warps stand along the tokens, 16 rows each; the rest along the prototypes.
 template <class T, int kRowWarps>
 struct ScoreTile {
+  using Element = T;
   static constexpr int kThreads = 256;
   static constexpr int kWarps = kThreads / 32;
   static constexpr int kRows = 16 * kRowWarps;
@@ -63,13 +64,16 @@ struct ScoreTile {
     Stage stages[kStages];
     int64_t row_offset[kRows];  // elements from the first token; negative: no token, nothing is read
     unsigned long long best[kRows];
-    float prototype_scale[kProtos];
-    float token_scale[kRows];
+    float prototype_scale[kProtos];  // half of its square where l2
+    float token_scale[kRows];        // its square where l2
 
     // Valid once `run` has returned.
-    __device__ float score(int row) const {
+    __device__ float score(int row, bool l2 = false) const {
       const auto key = static_cast<int32_t>(static_cast<uint32_t>(best[row] >> 32) ^ 0x80000000u);
-      return max_key_value(key) * token_scale[row] + 0.0f;  // -0 becomes +0
+      const float similarity = max_key_value(key);
+      if (!l2) return similarity * token_scale[row] + 0.0f;  // -0 becomes +0
+      const float distance = 2.0f * similarity - token_scale[row];
+      return distance > 0.0f ? 0.0f : distance + 0.0f;
     }
     __device__ int64_t argmax(int row) const { return ~static_cast<uint32_t>(best[row]); }
   };
@@ -78,7 +82,8 @@ struct ScoreTile {
   __device__ static void run(Shared& s, const ScoreParams& p) {
     const int64_t chunks = p.width > kChunk ? (p.width + kChunk - 1) / kChunk : 1;
     const int64_t steps = (p.prototype_count + kProtos - 1) / kProtos * chunks;
-    const bool prototype_norms = p.cosine && p.rnorm == nullptr;
+    const bool token_squared = p.cosine || p.l2;
+    const bool prototype_squared = p.l2 || (p.cosine && p.rnorm == nullptr);
     for (int row = threadIdx.x; row < kRows; row += kThreads) {
       s.best[row] = 0;
       s.token_scale[row] = 1.0f;
@@ -104,10 +109,10 @@ struct ScoreTile {
       loading.advance(chunks);
 
       add_products(s.stages[stage], sums);
-      if (p.cosine && current.first_prototype == 0) add_squares<kRows>(s.stages[stage].tokens, token_squares);
-      if (prototype_norms) add_squares<kProtos>(s.stages[stage].prototypes, prototype_squares);
+      if (token_squared && current.first_prototype == 0) add_squares<kRows>(s.stages[stage].tokens, token_squares);
+      if (prototype_squared) add_squares<kProtos>(s.stages[stage].prototypes, prototype_squares);
       if (current.chunk == chunks - 1) {
-        scale_prototypes(s, p, current.first_prototype, prototype_norms, prototype_squares);
+        scale_prototypes(s, p, current.first_prototype, prototype_squared, prototype_squares);
         __syncthreads();
         update_best(s, p, current.first_prototype, sums, best);
       }
@@ -117,9 +122,10 @@ struct ScoreTile {
 
 #pragma unroll
     for (int i = 0; i < kThreadRows; ++i) atomicMax(&s.best[thread_row(i)], best[i]);
-    if (p.cosine) {
-      finish_squares<kRows>(token_squares,
-                            [&](int row, float squares) { s.token_scale[row] = reciprocal_norm(squares); });
+    if (token_squared) {
+      finish_squares<kRows>(token_squares, [&](int row, float squares) {
+        s.token_scale[row] = p.l2 ? squares : reciprocal_norm(squares);
+      });
     }
     __syncthreads();
   }
@@ -263,7 +269,8 @@ struct ScoreTile {
   __device__ static void scale_prototypes(Shared& s, const ScoreParams& p, int64_t first, bool computed,
                                           float (&squares)[kProtos / kRowsPerPass]) {
     if (computed) {
-      finish_squares<kProtos>(squares, [&](int row, float sum) { s.prototype_scale[row] = reciprocal_norm(sum); });
+      finish_squares<kProtos>(
+          squares, [&](int row, float sum) { s.prototype_scale[row] = p.l2 ? 0.5f * sum : reciprocal_norm(sum); });
     } else if (threadIdx.x < kProtos) {
       const int64_t prototype = first + threadIdx.x;
       const bool given = p.cosine && prototype < p.prototype_count;
@@ -281,7 +288,8 @@ struct ScoreTile {
       const float scale = s.prototype_scale[thread_prototype(j)];
 #pragma unroll
       for (int i = 0; i < kThreadRows; ++i) {
-        const uint32_t order = static_cast<uint32_t>(max_key(sums[i][j] * scale)) ^ 0x80000000u;
+        const float similarity = p.l2 ? sums[i][j] - scale : sums[i][j] * scale;
+        const uint32_t order = static_cast<uint32_t>(max_key(similarity)) ^ 0x80000000u;
         const unsigned long long candidate =
             static_cast<unsigned long long>(order) << 32 | ~static_cast<uint32_t>(prototype);
         if (prototype < p.prototype_count && candidate > best[i]) best[i] = candidate;

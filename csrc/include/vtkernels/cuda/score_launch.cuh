@@ -6,26 +6,30 @@
 
 namespace vtkernels::cuda {
 
-inline ScoreParams score_params(const ScoreProblem& problem, bool cosine, int64_t batch) {
+inline ScoreParams score_params(const ScoreProblem& problem, ScoreMetric metric, int64_t batch) {
   const int64_t bytes = problem.dtype == Dtype::kFloat32 ? 4 : 2;
-  const auto vectors = [&](const void* data, int64_t dim_stride, int64_t batch_stride, int64_t row_stride) {
+  const bool grouped = problem.groups > 1;
+  const auto vectors = [&](const void* data, int64_t dim_stride, int64_t batch_stride, int64_t row_stride,
+                           int64_t group_stride) {
     const bool contiguous = dim_stride == 1 || problem.width <= 1;
     return contiguous && reinterpret_cast<uintptr_t>(data) % 16 == 0 && batch_stride * bytes % 16 == 0 &&
-           row_stride * bytes % 16 == 0;
+           row_stride * bytes % 16 == 0 && (!grouped || group_stride * bytes % 16 == 0);
   };
   const TokenView& t = problem.tokens;
   const PrototypeView& p = problem.prototypes;
   const int64_t batch_stride = batch == 1 ? 0 : t.batch_stride;
-  return {problem.width,
-          {t.data, t.dim_stride, vectors(t.data, t.dim_stride, batch_stride, t.token_stride)},
-          batch_stride,
-          t.token_stride,
-          {p.data, p.dim_stride, vectors(p.data, p.dim_stride, 0, p.stride)},
-          p.stride,
-          p.count,
-          p.rnorm,
-          p.rnorm_stride,
-          cosine};
+  return {
+      problem.width,
+      {t.data, t.dim_stride, vectors(t.data, t.dim_stride, batch_stride, t.token_stride, problem.token_group_stride)},
+      batch_stride,
+      t.token_stride,
+      {p.data, p.dim_stride, vectors(p.data, p.dim_stride, 0, p.stride, problem.prototype_group_stride)},
+      p.stride,
+      p.count,
+      p.rnorm,
+      p.rnorm_stride,
+      metric == ScoreMetric::kCosine,
+      metric == ScoreMetric::kL2};
 }
 
 // Calls body(Tile{}) with the dtype's tile: 64 rows where those tiles fill the GPU, else 16.

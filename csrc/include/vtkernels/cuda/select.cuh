@@ -34,11 +34,52 @@ struct TopK {
       return;
     }
     if (k == 0) return;
-    Row<KeyOf> row{n, key_of, {}};
-    if (n <= kChunk) row.load(0);
+    Row<KeyOf> row(n, key_of);
     unsigned threshold = 0;
     const unsigned ties = find_threshold(s, row, k, &threshold);
+    emit_from(s, row, threshold, ties, emit);
+  }
 
+  // Keys of a row, or a window on them.
+  template <class KeyOf>
+  struct Row {
+    unsigned n;
+    KeyOf key_of;
+    unsigned keys[kItems];
+
+    __device__ Row(unsigned n, KeyOf key_of) : n(n), key_of(key_of) {
+      if (n <= kChunk) load(0);
+    }
+
+    __device__ unsigned position(unsigned chunk, int item) const { return chunk + item * kThreads + threadIdx.x; }
+
+    // How many of its items the block has in a chunk; the same for all threads.
+    __device__ int items(unsigned chunk) const {
+      const unsigned left = n - chunk;
+      return left >= kChunk ? kItems : static_cast<int>((left + kThreads - 1) / kThreads);
+    }
+
+    __device__ void load(unsigned chunk) {
+#pragma unroll
+      for (int i = 0; i < kItems; ++i) keys[i] = position(chunk, i) < n ? key_of(position(chunk, i)) : 0u;
+    }
+
+    template <class Visit>
+    __device__ void for_each(Visit visit) {
+      for (unsigned chunk = 0; chunk < n; chunk += kChunk) {
+        if (n > kChunk) load(chunk);
+#pragma unroll
+        for (int i = 0; i < kItems; ++i) {
+          if (position(chunk, i) < n) visit(keys[i]);
+        }
+      }
+    }
+  };
+
+  // Calls emit(rank, position) for all keys above `threshold` and the first `ties` of those equal to it.
+  template <class KeyOf, class Emit>
+  __device__ static void emit_from(Shared& s, Row<KeyOf>& row, unsigned threshold, unsigned ties, Emit emit) {
+    const unsigned n = row.n;
     const unsigned lower_lanes = (1u << (threadIdx.x % 32)) - 1;
     unsigned above_base = 0, equal_base = 0;
     for (unsigned chunk = 0; chunk < n; chunk += kChunk) {
@@ -76,39 +117,7 @@ struct TopK {
     }
   }
 
- private:
-  template <class KeyOf>
-  struct Row {
-    unsigned n;
-    KeyOf key_of;
-    unsigned keys[kItems];
-
-    __device__ unsigned position(unsigned chunk, int item) const { return chunk + item * kThreads + threadIdx.x; }
-
-    // How many of its items the block has in a chunk; the same for all threads.
-    __device__ int items(unsigned chunk) const {
-      const unsigned left = n - chunk;
-      return left >= kChunk ? kItems : static_cast<int>((left + kThreads - 1) / kThreads);
-    }
-
-    __device__ void load(unsigned chunk) {
-#pragma unroll
-      for (int i = 0; i < kItems; ++i) keys[i] = position(chunk, i) < n ? key_of(position(chunk, i)) : 0u;
-    }
-
-    template <class Visit>
-    __device__ void for_each(Visit visit) {
-      for (unsigned chunk = 0; chunk < n; chunk += kChunk) {
-        if (n > kChunk) load(chunk);
-#pragma unroll
-        for (int i = 0; i < kItems; ++i) {
-          if (position(chunk, i) < n) visit(keys[i]);
-        }
-      }
-    }
-  };
-
-  // Keys above *threshold all win, and so do the first `return value` of those equal to it.
+  // The k best keys, 1 <= k <= n: those above *threshold, and the first `return value` of those equal to it.
   template <class KeyOf>
   __device__ static unsigned find_threshold(Shared& s, Row<KeyOf>& row, unsigned k, unsigned* threshold) {
     // The search starts under the highest bit in which keys differ: scores crowd together, so the digits that they
