@@ -18,6 +18,7 @@ from vtkernels import _dispatch, _env
 
 from . import environment, peers, registry
 from .measure import MODES, Row, measure
+from .session import SAME, UNFINISHED, tree
 
 CSV_COLUMNS = ("op", "name", "dtype", "mode", "backend", "implementation", "median_us", "p10_us", "p90_us",
                "ratio_to_ours", "bytes", "flops", "roofline_percent", "check")
@@ -40,6 +41,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--plot", type=Path, help="write a chart (needs matplotlib)")
     p.add_argument("--save", nargs="?", type=Path, const=environment.RESULTS, metavar="DIR",
                    help="write DIR/<device>/<op>.json; DIR is benchmarks/results when absent")
+    p.add_argument("--no-compiled", action="store_true", help="leave out the peers that torch compiles")
+    p.add_argument("--resume", action="store_true", help="with --save: keep what was measured there on the same "
+                   "sources, device and versions, and end with 75 where the budget leaves shapes over")
     p.add_argument("--commit", help="commit to record where there is no git")
     p.add_argument("--list", action="store_true", help="print the shapes with their counts and end")
     return p
@@ -65,11 +69,11 @@ def _backends(text: str, device: str) -> list[str]:
     return wanted
 
 
-def _peer_names(text: str, case: registry.Case, quick: bool) -> list[str]:
+def _peer_names(text: str, case: registry.Case, compiled: bool) -> list[str]:
     known = peers.names(case.op, case.dtype)
     patterns = _words(text)
     if not patterns:
-        return [n for n in known if not (quick and n.startswith(peers.COMPILED))]
+        return [n for n in known if compiled or not n.startswith(peers.COMPILED)]
     if patterns == ["none"]:
         return []
     return [n for n in known if any(fnmatch(n, p) for p in patterns)]
@@ -147,6 +151,27 @@ def _write_json(path: Path, facts: dict[str, Any], rows: Sequence[Row]) -> None:
     path.write_text(json.dumps({**facts, "rows": list(rows)}, indent=1) + "\n")
 
 
+def _measured(folder: Path, facts: dict[str, Any]) -> list[Row]:
+    """Rows of an earlier run on the same sources, device and versions."""
+    rows: list[Row] = []
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_text())
+        if all(content.get(name) == facts[name] for name in SAME):
+            rows += content.get("rows", [])
+    return rows
+
+
+def _complete(found: Sequence[Row], backends: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether a shape was measured on every backend and beside every one of these peers."""
+    return {r["backend"] for r in found} >= set(backends) and all(
+        r["check"] == "ok" and {*r["peers"], *r["floors"], *r["errors"]} >= set(names) for r in found)
+
+
+def _save(folder: Path, facts: dict[str, Any], rows: Sequence[Row]) -> None:
+    for name in dict.fromkeys(r["op"] for r in rows):
+        _write_json(folder / f"{name}.json", facts, [r for r in rows if r["op"] == name])
+
+
 def _list(cases: Sequence[registry.Case]) -> None:
     for c in cases:
         counts = c.counts()
@@ -155,7 +180,8 @@ def _list(cases: Sequence[registry.Case]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the suite. Returns 0, 1 when a check of ours failed, 2 for arguments that cannot be met."""
+    """Run the suite. Returns 0, 1 when a check of ours failed, 2 for arguments that cannot be met, 75 where
+    --resume finds no time for all shapes."""
     argv = list(sys.argv[1:] if argv is None else argv)
     options = parser().parse_args(argv)
     group = options.group or ("quick" if options.quick else "gpu" if options.device == "cuda" else "cpu")
@@ -179,34 +205,46 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     command = shlex.join(["python", "-m", "vtkernels", "bench", *(Path(a).name if a[:1] == "/" else a for a in argv)])
     facts = environment.describe(options.device, command, options.commit)
+    if options.resume:
+        facts["tree"] = tree()
     print(environment.header(facts))
+    folder = options.save / facts["device_slug"] if options.save else None
+    earlier = _measured(folder, facts) if options.resume and folder else []
     rows: list[Row] = []
+    left = 0
     start, op = time.monotonic(), ""
     seconds, rounds = (0.02, 3) if options.quick else (options.seconds, 9)
     for case in cases:
         if case.op != op:
             op = case.op
             print(f"\n{op}: ms, median of paired rounds\n{table_header(op)}")
+        names = _peer_names(options.peers, case, not (options.quick or options.no_compiled))
+        usable = [b for b in backends if b == "auto" or _dispatch.refusal(b, options.device, case.op) is None]
+        before = [r for r in earlier if (r["op"], r["name"]) == (case.op, case.name)]
+        running = [_dispatch.choose(options.device, case.op) if b == "auto" else b for b in usable]
+        if before and _complete(before, running, names):
+            print(f"{case.name:32}  measured before")
+            rows += before
+            continue
         if time.monotonic() - start > options.budget:
             print(f"{case.name:32}  not measured: the budget of {options.budget:g} s is spent")
+            rows, left = rows + before, left + 1
             continue
         with torch.inference_mode():
-            found = measure(case, options.device, backends, _peer_names(options.peers, case, options.quick), seconds,
-                            rounds, roofline=not options.quick)
+            found = measure(case, options.device, usable, names, seconds, rounds, roofline=not options.quick)
         for row in found:
             print(table_line(row), flush=True)
         for name, why in {n: w for r in found for n, w in r.get("errors", {}).items()}.items():
             print(f"  {name} refused: {why}")
         rows += found
+        if folder:
+            _save(folder, facts, [*rows, *(r for r in earlier if all(
+                (r["op"], r["name"]) != (done["op"], done["name"]) for done in rows))])
 
     if options.csv:
         _write_csv(options.csv, rows)
     if options.json:
         _write_json(options.json, facts, rows)
-    if options.save:
-        for name in dict.fromkeys(r["op"] for r in rows):
-            path = options.save / facts["device_slug"] / f"{name}.json"
-            _write_json(path, facts, [r for r in rows if r["op"] == name])
     if options.plot:
         from .plots import plot
         plot(rows, facts, options.plot)
@@ -218,7 +256,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if failed:
         print(f"{len(failed)} checks failed")
     print(summary(rows, options.device))
-    return 1 if failed else 0
+    if left and options.resume:
+        print(f"{left} of {len(cases)} shapes are left")
+    return 1 if failed else UNFINISHED if left and options.resume else 0
 
 
 if __name__ == "__main__":

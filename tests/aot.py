@@ -46,8 +46,20 @@ def target(arch: str) -> GPUTarget:
     return GPUTarget("hip", arch, 64) if arch.startswith("gfx") else GPUTarget("cuda", int(arch[3:]), 32)
 
 
-def compiled(launch: Launch, arch: str) -> Any:
-    """The kernel with the specialisation that the launch would get: constants, integer types, aligned pointers."""
+class Specialisation(NamedTuple):
+    """What of a launch decides which machine code runs."""
+
+    signature: dict[str, Any]
+    constants: dict[Any, Any]
+    attributes: dict[Any, Any]
+    options: dict[str, Any]
+
+    def key(self, kernel: Any) -> str:
+        return repr((kernel.__name__, *(sorted(part.items(), key=str) for part in self)))
+
+
+def specialised(launch: Launch) -> Specialisation:
+    """The specialisation that the launch would get: constants, integer types, aligned pointers."""
     values = dict(zip(launch.kernel.arg_names, launch.args, strict=False))
     options = dict(launch.options)
     values |= {name: options.pop(name) for name in list(options) if name in launch.kernel.arg_names}
@@ -69,6 +81,12 @@ def compiled(launch: Launch, arch: str) -> Any:
         else:
             assert param.do_not_specialize, f"{launch.kernel.__name__}: {param.name} recompiles with its value"
             signature[param.name] = param.annotation_type
+    return Specialisation(signature, constants, attributes, options)
+
+
+def compiled(launch: Launch, arch: str) -> Any:
+    """The kernel as the launch would run it."""
+    signature, constants, attributes, options = specialised(launch)
     source = ASTSource(launch.kernel, signature, constexprs=constants, attrs=attributes)
     options |= _triton.compile_options(target(arch).backend, options["num_warps"], options.pop("fp_fusion", True))
     return triton.compile(source, target=target(arch), options=options)

@@ -1,11 +1,12 @@
 """Every op on a GPU: hostile samples, CUDA graphs, overlapping streams, offsets beyond 2**31. Needs a CUDA device."""
 
 import os
-import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from gpu_inputs import checked, fresh, mapped, pools_before, results, spread, tensors
 from helpers import assert_same_bytes, flat, gather_status, poison
 from torch import Tensor
 
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 OPS = tuple(op for op in testing.SAMPLES if _library.OUT_ARGS[op])  # the others have tests of their own
 SAMPLES = [pytest.param(op, s, id=f"{op}-{s.name}") for op in OPS for s in testing.SAMPLES[op]()]
-REPLAYS = 120
+REPLAYS, INPUTS = 1000, 20  # replays of a graph, and how many inputs they take turns with
 
 
 @pytest.fixture(params=["triton", "cuda", "reference"])
@@ -31,9 +32,6 @@ def backend(request: pytest.FixtureRequest) -> str:
     op = getattr(request.node, "callspec", None) and request.node.callspec.params.get("op")
     if request.param == "cuda" and op and op not in _library.CUDA_OPS:
         pytest.skip(f"{op} has no CUDA C++ kernel")
-    sample = getattr(request.node, "callspec", None) and request.node.callspec.params.get("sample")
-    if request.param == "cuda" and op == "prototype_scores" and sample and re.search("l2|grouped", sample.name):
-        pytest.skip("the CUDA C++ kernel has neither l2 nor groups")
     return request.param
 
 
@@ -148,98 +146,95 @@ def host_buffers(op: str, sample: Sample) -> Any:
     return buffers if len(_library.OUT_ARGS[op]) > 1 else (buffers,)
 
 
-def fresh(op: str, seed: int) -> Sample:
-    """Inputs of one shape per op, other values for each seed; metadata on the device is at times out of range."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def ints(low: int, high: int, *shape: int) -> Tensor:
-        return torch.randint(low, high, shape, generator=generator)
-
-    dtype = torch.bfloat16
-    hidden, protos = clustered(260, 64, dtype=dtype, seed=seed), clustered(9, 64, dtype=dtype, seed=seed + 1)
-    if op == "prototype_scores":
-        return Sample(op, (hidden.view(2, 130, 64), protos), {})
-    if op == "select_topk":
-        return Sample(op, ((rand(3, 700, seed=seed) * 4).round(), 200), {"largest": False})
-    if op == "gather_tokens":
-        ids = ints(0, 2**40, 3, 2, 130)
-        return Sample(op, ([hidden.view(2, 130, 64), ids], ints(-2, 133, 2, 40)), {"token_dims": [1, 2]})
-    kv = [rand(2, 4, 130, 16, dtype=dtype, seed=seed + s) for s in range(6)]
-    if op == "gather_kv":
-        return Sample(op, (kv, ints(-2, 133, 2, 40).int()), {})
-    if op == "prune_topk":
-        return Sample(op, (hidden.view(2, 130, 64), protos, 25, kv),
-                      {"span_starts": ints(-5, 36, 2).int(), "span_len": 100})
-    if op != "prune_topk_varlen":
-        return shaken(op, seed)
-    cu = torch.cat([torch.zeros(1, dtype=torch.int64), ints(0, 270, 3).sort().values]).int()
-    packed = [t.flatten(0, 1)[:4].repeat(1, 2, 1) for t in kv]
-    return Sample(op, (hidden, protos, cu, ints(-3, 60, 3).int(), 120, packed), {})
+def on_device(value: Any) -> Any:
+    return mapped(value, lambda t: moved(t, DEVICE))
 
 
-def shaken(op: str, seed: int) -> Sample:
-    """The largest sample of an op with its floating-point tensors scaled, element by element, by random numbers."""
-    sample = max(testing.SAMPLES[op](), key=lambda s: sum(t.numel() for t in tensors((s.args, s.kwargs))))
-
-    def shake(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            factor = 1 + 0.5 * rand(*value.shape, seed=seed)
-            return (value * factor).to(value.dtype) if value.is_floating_point() else value
-        return type(value)(map(shake, value)) if isinstance(value, (list, tuple)) else value
-
-    return Sample(op, shake(sample.args), {name: shake(v) for name, v in sample.kwargs.items()})
+def native(backend: str) -> None:
+    if backend == "reference":
+        pytest.skip("references may read metadata on the host, which a graph cannot capture")
 
 
-@pytest.mark.parametrize("op", OPS)
-def test_graph_replay_follows_its_inputs(backend, op):
-    if backend == "reference" and op in ("prune_topk_varlen", "prune_topk_paged", "compact_kv_paged"):
-        pytest.skip("the reference reads the metadata on the host, which a graph cannot capture")
-    first = fresh(op, 0)
-    args, kwargs = moved(first.args, DEVICE), moved(first.kwargs, DEVICE)
-    held = list(tensors((args, kwargs)))
+def differ(got: list[Tensor], want: list[Tensor]) -> Tensor:
+    """Whether any byte is another one, as a tensor on the device: nothing waits for it."""
+    parts = [(g.reshape(-1).view(torch.uint8) != w.reshape(-1).view(torch.uint8)).any()
+             for g, w in zip(got, want, strict=True) if g.numel()]
+    return torch.stack(parts).any()
+
+
+def captured(call: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+    """The outputs of a call in a CUDA graph, and what replays it."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
-            testing.run(op, backend, *args, **kwargs)
+            call()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
+        outputs = call()
+    return outputs, graph.replay
+
+
+@pytest.mark.parametrize("op", testing.SAMPLES)
+def test_graph_replay_follows_its_inputs(backend, op):
+    """Values and metadata change before each replay; every result equals that of a call without a graph."""
+    native(backend)
+    samples = [fresh(op, seed) for seed in range(INPUTS)]
+    inputs = [on_device((s.args, s.kwargs)) for s in samples]
+    wanted = []
+    for sample, (args, kwargs) in zip(samples, inputs, strict=True):
+        before = pools_before(op, sample)
+        args = mapped(args, torch.clone)
         outputs = testing.run(op, backend, *args, **kwargs)
-    for seed in range(REPLAYS):
-        sample = fresh(op, seed)
-        for t, new in zip(held, tensors((sample.args, sample.kwargs)), strict=True):
+        wanted.append([t.clone() for t in results(op, outputs, args)])
+        checked(op, sample, mapped(args, Tensor.cpu), sample.kwargs, mapped(outputs, Tensor.cpu), before)
+    args, kwargs = mapped(inputs[0], torch.clone)
+    held = tensors((args, kwargs))
+    outputs, replay = captured(lambda: testing.run(op, backend, *args, **kwargs))
+    got = results(op, outputs, args)
+    wrong = torch.zeros(REPLAYS, dtype=torch.bool, device=DEVICE)
+    for i in range(REPLAYS):
+        for t, new in zip(held, tensors(inputs[i % INPUTS]), strict=True):
             t.copy_(new)
-        graph.replay()
-        got = on_host(outputs)
-        assert_same_bytes(got, on_host(run(op, backend, sample)))
-        if seed % 40 == 0:
-            assert_right(op, got, sample)
+        replay()
+        wrong[i] = differ(got, wanted[i % INPUTS])
+    assert wrong.nonzero().flatten().tolist() == []
 
 
-def tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return [t for part in parts for t in tensors(part)]
-
-
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", testing.SAMPLES)
 def test_two_streams_do_not_disturb_each_other(backend, op):
-    samples = [fresh(op, seed) for seed in (1, 2)]
-    inputs = [(moved(s.args, DEVICE), moved(s.kwargs, DEVICE)) for s in samples]
-    want = [on_host(testing.run(op, backend, *args, **kwargs)) for args, kwargs in inputs]
+    inputs = [on_device((s.args, s.kwargs)) for s in (fresh(op, seed) for seed in (1, 2))]
+
+    def call(args: Any, kwargs: Any) -> list[Tensor]:
+        args = mapped(args, torch.clone)
+        return results(op, testing.run(op, backend, *args, **kwargs), args)
+
+    want = [mapped(call(*each), Tensor.cpu) for each in inputs]
     streams = [torch.cuda.Stream() for _ in inputs]
     torch.cuda.synchronize()
-    results: list[list[Any]] = [[], []]
+    found: list[list[Any]] = [[], []]
     for _ in range(60):
-        for i, (args, kwargs) in enumerate(inputs):
+        for i, each in enumerate(inputs):
             with torch.cuda.stream(streams[i]):
-                results[i].append(testing.run(op, backend, *args, **kwargs))
+                found[i].append(call(*each))
     torch.cuda.synchronize()
-    for i, outputs in enumerate(results):
+    for i, outputs in enumerate(found):
         for out in outputs:
-            assert_same_bytes(on_host(out), want[i])
+            assert_same_bytes(mapped(out, Tensor.cpu), want[i])
+
+
+@pytest.mark.parametrize("op", testing.SAMPLES)
+def test_offsets_beyond_2_31_change_nothing(backend, op):
+    """An input over more than 2**31 elements gives what the same values give side by side."""
+    need_memory(20)
+    found = []
+    plain = fresh(op, 0)
+    for sample in (plain, spread(plain, lambda size: torch.empty(size, dtype=torch.uint8, device=DEVICE))):
+        args = mapped(sample.args, lambda t: t.clone() if t.device.type == "cpu" else t)
+        args, kwargs = on_device((args, sample.kwargs))
+        found.append(mapped(results(op, testing.run(op, backend, *args, **kwargs), args), Tensor.cpu))
+    assert_same_bytes(*found)
 
 
 @pytest.mark.parametrize("op", ["prototype_scores", "prune_topk"])
