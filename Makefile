@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 CPP := git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inl' 'csrc/*.cu' 'examples/*.h' 'examples/*.cpp'
 NATIVE := pyproject.toml setup.py $(shell find csrc -type f)
 
-.PHONY: demo test test-long sanitize mutate test-vllm bench gpu lint format wheel clean
+.PHONY: demo test test-long coverage test-abi sanitize mutate test-vllm bench retention gpu docs lint format wheel clean
 
 demo: $(VENV)/.demo
 	$(PY) -m vtkernels demo $(if $(IMAGES),--images $(IMAGES))
@@ -19,6 +19,15 @@ test: $(VENV)/.dev
 
 test-long: $(VENV)/.dev
 	$(PY) -m pytest -m long
+	$(PY) -m tests.soak --plant
+
+# Which lines and which checks of arguments the tests reach.
+coverage: $(VENV)/.dev
+	$(PY) -m tests.covered
+
+# One wheel on the versions of Python and torch that it claims: several GB of downloads, no part of CI.
+test-abi: wheel
+	$(PY) -m tests.abi
 
 # Engines of vLLM on the CPU, in an environment of their own (3.5 GB): vLLM pins torch and transformers.
 test-vllm: $(VENV)-vllm/.ready
@@ -36,9 +45,18 @@ bench: $(VENV)/.dev
 	$(PY) -m benchmarks.scaling
 	$(PY) -m vtkernels bench --group ten
 
-# On the GPU machine's own Python and torch, without a venv and without a network.
+# What pruning costs: trains a small model, drops tokens by every method, writes docs/retention.md. Resumable.
+retention: $(VENV)/.demo
+	$(PY) -m examples.retention
+
+# On the GPU machine's own Python and torch, without a venv and without a network. PART=build, test, sanitize or bench
+# runs one part; what passed before on the same sources and device is kept unless FRESH=1.
 gpu:
-	$(PYTHON) -m benchmarks.gpu
+	$(PYTHON) -m benchmarks.gpu $(if $(PART),--part $(PART)) $(if $(FRESH),--fresh)
+
+# The site, in build/site. Nothing is fetched; a dead link or anchor is an error.
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .
@@ -49,8 +67,16 @@ format: $(VENV)/.dev
 	$(PY) -m ruff check --fix .
 	$(VENV)/bin/clang-format -i $$($(CPP))
 
-wheel: $(VENV)/.demo
-	$(PY) -m pip wheel -q --no-build-isolation --no-deps -w dist .
+# In an environment of its own, of files whose hashes are pinned; the same bytes from every clone of a commit.
+wheel: $(VENV)-wheel/.ready
+	rm -rf build/lib* build/bdist* build/temp*
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) VTKERNELS_BUILD_NATIVE=1 $(VENV)-wheel/bin/python -m pip wheel -q \
+	  --no-build-isolation --no-deps -w dist .
+
+$(VENV)-wheel/.ready: requirements/build.txt
+	$(PYTHON) -m venv --clear $(VENV)-wheel
+	$(VENV)-wheel/bin/python -m pip install -q --require-hashes --no-deps -r requirements/build.txt
+	touch $@
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
@@ -64,7 +90,7 @@ $(VENV)/.demo: $(VENV)/.torch $(NATIVE)
 
 # The libraries are built already; this adds packages only.
 $(VENV)/.dev: $(VENV)/.demo
-	VTKERNELS_BUILD_NATIVE=0 $(PY) -m pip install -q --no-build-isolation -e ".[demo,test,bench,lint]"
+	VTKERNELS_BUILD_NATIVE=0 $(PY) -m pip install -q --no-build-isolation -e ".[demo,test,bench,lint,docs]"
 	touch $@
 
 # torchvision comes linked against CUDA and cannot register its ops with a CPU torch; vLLM needs only its Python.
@@ -79,4 +105,4 @@ $(VENV)-vllm/.ready: $(NATIVE)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-vllm build dist demo_out *.egg-info vtkernels/_C_*.so
+	rm -rf $(VENV) $(VENV)-vllm $(VENV)-wheel build dist demo_out *.egg-info vtkernels/_C_*.so

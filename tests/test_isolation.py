@@ -37,7 +37,13 @@ def cases(dtype: torch.dtype) -> dict[str, Case]:
     def op(name: str, **kwargs: Any) -> Callable[..., Any]:
         return lambda backend, *args: testing.run(name, backend, *args, **kwargs)
 
-    x = tokens(dtype)
+    def inplace(backend: str, cache: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        cache = cache.clone()
+        testing.run("gather_kv_inplace", backend, [cache], indices)
+        return cache
+
+    x, kept = tokens(dtype), picks(20)
+    codes = testing.run("quantize_kv", "cpu", heads(N, dtype, 3), heads(N, dtype, 4), [kept], [4])
     return {
         "prototype_scores": ([x], lambda b, t: testing.run("prototype_scores", b, t, prototypes)),
         "prototype_topm": ([x], lambda b, t: testing.run("prototype_topm", b, t, prototypes, 3)),
@@ -49,6 +55,8 @@ def cases(dtype: torch.dtype) -> dict[str, Case]:
         "select_topk": ([scores], lambda b, s: testing.run("select_topk", b, s, 20, order="score")),
         "select_threshold": ([scores], lambda b, s: testing.run("select_threshold", b, s, 0.5)[:2]),
         "select_top_p": ([scores.softmax(-1)], lambda b, s: testing.run("select_top_p", b, s, 0.8)[:2]),
+        "select_quota": ([scores], lambda b, s: testing.run(
+            "select_quota", b, s, torch.tensor([0, 30, 31, 60], dtype=torch.int32), 20, 4)),
         "allocate_budget": ([scores.abs()], lambda b, s: testing.run("allocate_budget", b, s, 500)),
         "select_diverse": ([x], lambda b, t: testing.run("select_diverse", b, t, 12)),
         "match_bipartite": ([x], lambda b, t: testing.run("match_bipartite", b, t, 20)),
@@ -57,13 +65,17 @@ def cases(dtype: torch.dtype) -> dict[str, Case]:
         "cluster_kmedoids": ([x], lambda b, t: testing.run("cluster_kmedoids", b, t, 6, iterations=3)),
         "gather_tokens": ([x, picks(11)], lambda b, t, i: testing.run("gather_tokens", b, [t], i)),
         "gather_kv": ([heads(N, dtype, 3), picks(11)], lambda b, t, i: testing.run("gather_kv", b, [t], i)),
+        "gather_kv_inplace": ([heads(N, dtype, 3), picks(11)], inplace),
         "rotate_keys": ([heads(N, dtype, 3), picks(N)],
                         lambda b, t, i: testing.run("rotate_keys", b, t, i, 1 / torch.arange(1, 9).float())),
         "merge_tokens": ([x, picks(N) % 9], lambda b, t, i: testing.run("merge_tokens", b, t, i, 9)),
         "pool_span": ([x], lambda b, t: testing.run("pool_span", b, t, 3, ceil=True)),
         "shuffle_tokens": ([x[:, :64]], lambda b, t: testing.run("shuffle_tokens", b, t, 8)),
+        "unshuffle_tokens": ([x[..., :32]], lambda b, t: testing.run("unshuffle_tokens", b, t, 20)),
         "quantize_kv": ([heads(N, dtype, 3), heads(N, dtype, 4), picks(20)],
                         lambda b, k, v, i: testing.run("quantize_kv", b, k, v, [i], [4])),
+        "dequantize_kv": ([t for (t,) in codes] + [kept], lambda b, *t: testing.run(
+            "dequantize_kv", b, *([one] for one in t), [4], N, dtype=dtype)),
         "cell_attention": ([heads(4, dtype, 1), heads(16, dtype, 2), heads(16, dtype, 3)],
                            lambda b, q, k, v: testing.run("cell_attention", b, q, k, v, 4, 2)),
         "argmax_attention": ([heads(7, dtype, 1), heads(N, dtype, 2)], op("argmax_attention")),
@@ -95,7 +107,7 @@ def test_a_poisoned_row_changes_no_other(op, dtype):
     for poison in (torch.nan, torch.inf, -torch.inf):
         spoilt = [t.clone() for t in arguments]
         for t in spoilt:
-            t[2] = poison if t.is_floating_point() else 2**40
+            t[2] = poison if t.is_floating_point() else min(2**40, torch.iinfo(t.dtype).max)
         after = call("cpu", *spoilt)
         for b in (0, 1, 3, 4):
             assert_same_bytes(row(after, b), row(before, b))
