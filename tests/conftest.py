@@ -1,6 +1,8 @@
 """Shared fixtures. A test asks for `backend` to run on each backend that needs no GPU and no interpreter."""
 
+import ctypes
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Some virtual machines announce AMX and do not allow it: torch's own bf16 products would end the process.
@@ -10,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vtkernels import _dispatch
+from vtkernels import _dispatch, _native
 
 # These run in processes of their own, see test_triton_interpreter.py.
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
@@ -36,6 +38,20 @@ def backend(request: pytest.FixtureRequest) -> str:
     if reason:
         pytest.fail(f"backend {request.param} cannot run: {reason}")
     return request.param
+
+
+@pytest.fixture(params=_native.ISAS)
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The CPU kernels held to one instruction set, where the processor has it."""
+    level, emulated = _native.ISAS.index(request.param), request.param.endswith("emulated")
+    library = ctypes.CDLL(str(_native.path("_C_cpu")))
+    if library.vtk_cpu_supported_isa() < (_native.ISAS.index("avx512") if emulated else level):
+        pytest.skip(f"this processor has no {request.param}")
+    before = library.vtk_cpu_isa()
+    library.vtk_cpu_limit_isa(level)
+    assert library.vtk_cpu_isa() == level
+    yield request.param
+    library.vtk_cpu_limit_isa(before)
 
 
 @pytest.fixture(autouse=True)

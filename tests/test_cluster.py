@@ -1,13 +1,12 @@
 """match_bipartite and the clustering ops on the backends of the CPU: every decision against float64."""
 
-import ctypes
 import functools
 
 import pytest
 import torch
 from helpers import assert_contract, assert_refused, assert_same_bytes, flat, run_out, samples
 
-from vtkernels import _native, testing
+from vtkernels import testing
 from vtkernels.testing.diverse import signs
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, of the hostile samples
@@ -98,20 +97,10 @@ def test_the_start_of_kmeans_by_all_distances(backend, n, d, clusters, metric):
     assert torch.equal(centres[0], want / d ** 0.5 if metric == "cosine" else want)
 
 
-@pytest.mark.parametrize("isa", _native.ISAS)
-def test_the_start_of_kmeans_on_every_instruction_set(isa):
-    level = _native.ISAS.index(isa)
-    library = ctypes.CDLL(str(_native.path("_C_cpu")))
-    if library.vtk_cpu_supported_isa() < (min(level, 2) if isa.endswith("emulated") else level):
-        pytest.skip(f"this processor has no {isa}")
-    before = library.vtk_cpu_isa()
-    library.vtk_cpu_limit_isa(level)
-    try:
-        for metric in ("l2", "cosine"):
-            test_the_start_of_kmeans_by_all_distances("cpu", 300, 64, 150, metric)
-            test_the_start_of_kmeans_by_all_distances("cpu", 600, 1024, 40, metric)
-    finally:
-        library.vtk_cpu_limit_isa(before)
+def test_the_start_of_kmeans_on_every_instruction_set(instruction_set):
+    for metric in ("l2", "cosine"):
+        test_the_start_of_kmeans_by_all_distances("cpu", 300, 64, 150, metric)
+        test_the_start_of_kmeans_by_all_distances("cpu", 600, 1024, 40, metric)
 
 
 def test_clusters_that_stand_apart_are_found(backend):

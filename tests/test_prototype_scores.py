@@ -1,12 +1,11 @@
 """prototype_scores on the backends of the CPU, against float64."""
 
-import ctypes
 
 import pytest
 import torch
 from helpers import assert_contract, assert_same_bytes, run_out, samples
 
-from vtkernels import _native, testing
+from vtkernels import testing
 
 OP = "prototype_scores"
 
@@ -77,23 +76,11 @@ def test_a_row_does_not_depend_on_its_neighbours(backend):
         assert alone.item() == together[i].item()
 
 
-@pytest.mark.parametrize("isa", _native.ISAS)
-def test_every_instruction_set(isa):
-    level = _native.ISAS.index(isa)
-    library = ctypes.CDLL(str(_native.path("_C_cpu")))
-    needed = min(level, 2) if isa.endswith("emulated") else level
-    if library.vtk_cpu_supported_isa() < needed:
-        pytest.skip(f"this processor has no {isa}")
-    before = library.vtk_cpu_isa()
-    library.vtk_cpu_limit_isa(level)
-    try:
-        assert library.vtk_cpu_isa() == level
-        for sample in testing.score_samples():
-            scores, argmax = testing.run(OP, "cpu", *sample.args, **sample.kwargs)
-            testing.assert_scores(scores, *sample.args, sample.kwargs.get("metric", "cosine"), argmax)
-        for d, p in ((513, 45), (1000, 130), (255, 16)):
-            tokens, protos = testing.clustered(61, d, dtype=torch.bfloat16), testing.rand(p, d, dtype=torch.bfloat16)
-            scores, argmax = testing.run(OP, "cpu", tokens, protos)
-            testing.assert_scores(scores, tokens, protos, argmax=argmax)
-    finally:
-        library.vtk_cpu_limit_isa(before)
+def test_every_instruction_set(instruction_set):
+    for sample in testing.score_samples():
+        scores, argmax = testing.run(OP, "cpu", *sample.args, **sample.kwargs)
+        testing.assert_scores(scores, *sample.args, sample.kwargs.get("metric", "cosine"), argmax)
+    for d, p in ((513, 45), (1000, 130), (255, 16)):
+        tokens, protos = testing.clustered(61, d, dtype=torch.bfloat16), testing.rand(p, d, dtype=torch.bfloat16)
+        scores, argmax = testing.run(OP, "cpu", tokens, protos)
+        testing.assert_scores(scores, tokens, protos, argmax=argmax)

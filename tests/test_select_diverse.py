@@ -1,12 +1,11 @@
 """select_diverse on the backends of the CPU: every pick attains the maximum, exactly where arithmetic is exact."""
 
-import ctypes
 
 import pytest
 import torch
 from helpers import assert_contract, assert_refused, run_out, samples
 
-from vtkernels import _library, _native, testing
+from vtkernels import _library, testing
 from vtkernels.testing.diverse import oracle_diverse, signs
 
 OP = "select_diverse"
@@ -73,25 +72,14 @@ def test_wide_tokens_whose_first_dimensions_mislead(dtype):
         testing.assert_diverse(testing.run(OP, "cpu", features, 120), features, 120)
 
 
-@pytest.mark.parametrize("isa", _native.ISAS)
-def test_every_instruction_set(isa):
-    level = _native.ISAS.index(isa)
-    library = ctypes.CDLL(str(_native.path("_C_cpu")))
-    if library.vtk_cpu_supported_isa() < (min(level, 2) if isa.endswith("emulated") else level):
-        pytest.skip(f"this processor has no {isa}")
-    before = library.vtk_cpu_isa()
-    library.vtk_cpu_limit_isa(level)
-    try:
-        assert library.vtk_cpu_isa() == level
-        for sample in testing.SAMPLES[OP]():
-            outs = testing.run(OP, "cpu", *sample.args, **sample.kwargs)
-            testing.assert_diverse(outs, *sample.args, **sample.kwargs)
-        for dtype in (torch.float32, torch.float16, torch.bfloat16):
-            for objective in OBJECTIVES:
-                x = testing.clustered(260, 1101, dtype=dtype)[None]
-                testing.assert_diverse(testing.run(OP, "cpu", x, 50, objective=objective), x, 50, objective=objective)
-    finally:
-        library.vtk_cpu_limit_isa(before)
+def test_every_instruction_set(instruction_set):
+    for sample in testing.SAMPLES[OP]():
+        outs = testing.run(OP, "cpu", *sample.args, **sample.kwargs)
+        testing.assert_diverse(outs, *sample.args, **sample.kwargs)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for objective in OBJECTIVES:
+            x = testing.clustered(260, 1101, dtype=dtype)[None]
+            testing.assert_diverse(testing.run(OP, "cpu", x, 50, objective=objective), x, 50, objective=objective)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

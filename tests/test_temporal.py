@@ -1,6 +1,5 @@
 """temporal_scores, row_statistics and subspace_residual on the backends of the CPU, against float64."""
 
-import ctypes
 import doctest
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from helpers import assert_contract, assert_refused, assert_same_bytes, run_out, samples
 
 import vtkernels
-from vtkernels import _native, testing
+from vtkernels import testing
 
 CHECKS = {"temporal_scores": testing.assert_temporal, "row_statistics": testing.assert_row_statistics,
           "subspace_residual": testing.assert_residual}
@@ -43,20 +42,10 @@ def test_the_cpu_has_a_kernel_of_its_own(op):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"vtkernels::{name}", "CPU")
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
-def test_every_instruction_set(isa):
-    level = _native.ISAS.index(isa)
-    library = ctypes.CDLL(str(_native.path("_C_cpu")))
-    if library.vtk_cpu_supported_isa() < level:
-        pytest.skip(f"this processor has no {isa}")
-    before = library.vtk_cpu_isa()
-    library.vtk_cpu_limit_isa(level)
-    try:
-        for op, assert_right in CHECKS.items():
-            for sample in testing.SAMPLES[op]():
-                assert_right(testing.run(op, "cpu", *sample.args, **sample.kwargs), *sample.args, **sample.kwargs)
-    finally:
-        library.vtk_cpu_limit_isa(before)
+def test_every_instruction_set(instruction_set):
+    for op, assert_right in CHECKS.items():
+        for sample in testing.SAMPLES[op]():
+            assert_right(testing.run(op, "cpu", *sample.args, **sample.kwargs), *sample.args, **sample.kwargs)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l1", "l2"])

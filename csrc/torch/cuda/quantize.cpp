@@ -1,6 +1,7 @@
 // K and V in few bits, and back.
 #include <vtkernels/cuda/quantize.h>
 
+#include "../quantize_parts.h"
 #include "common.h"
 
 namespace vtkernels {
@@ -9,27 +10,12 @@ namespace {
 using Tensors = std::vector<Tensor>;
 using Bits = std::vector<int64_t>;
 
-// Codes of keys, ranges of their channels, codes of values, ranges of their tokens, scales of their channels.
-constexpr int kParts = 5;
-constexpr const char* kPartNames[kParts] = {"key_codes", "key_params", "value_codes", "value_params", "value_scales"};
-constexpr const char* kOutNames[kParts] = {"out_key_codes", "out_key_params", "out_value_codes", "out_value_params",
-                                           "out_value_scales"};
 using Parts = const Tensors* [kParts];
 
 cuda::HeadRows& part_of(cuda::QuantizedClass& c, int part) {
   cuda::HeadRows* const parts[kParts] = {&c.key_codes, &c.key_params, &c.value_codes, &c.value_params, &c.value_scales};
   return *parts[part];
 }
-
-std::vector<int64_t> part_shape(int part, const cuda::QuantizeProblem& p, const cuda::QuantizedClass& c) {
-  const int64_t bytes = (p.width * c.bits + 7) / 8;
-  if (part == 0 || part == 2) return {p.batch, p.heads, c.count, bytes};
-  if (part == 1) return {p.batch, p.heads, 2, p.width};
-  if (part == 3) return {p.batch, p.heads, c.count, 2};
-  return {p.batch, p.heads, p.width};
-}
-
-int32_t part_dtype(int part) { return part == 0 || part == 2 ? aoti_torch_dtype_uint8() : aoti_torch_dtype_float32(); }
 
 cuda::HeadRows head_rows(const View& v, void* data) {
   const int64_t last = v.dims - 1;
