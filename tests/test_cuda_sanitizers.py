@@ -50,7 +50,7 @@ DEFECTS = (
            "return t;", "quantize", ("heap-buffer-overflow", "dequantize.cu")),
     Defect("overrun-of-ranks", "address", "cuda/select.cu", "masks.cuh",
            "other < count ? rank_key(row, chosen[other]) : 0;", "rank_key(row, chosen[other]);",
-           "select", ("heap-buffer-overflow", "masks.cuh")),
+           "select", ("AddressSanitizer", "masks.cuh")),
     Defect("missing-barrier-of-ranks", "thread", "cuda/select_packed.cu", "masks.cuh",
            "__syncthreads();\n#pragma unroll 8", "#pragma unroll 8", "select-packed", ("data race", "masks.cuh")),
     Defect("missing-barrier-of-weights", "thread", "cuda/select_ragged.cu", "top_p.cuh",

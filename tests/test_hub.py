@@ -247,7 +247,8 @@ def test_an_extension_in_its_own_namespace_beside_this_one(project, tmp_path):
     """One family of ops, which compiles quickly; all of them below."""
     namespace = "_some_kernel_cpu_gather"
     extension = compile_extension(project, tmp_path, namespace, [
-        "torch-ext/torch_binding.cpp", "csrc/torch/cpu/gather.cpp", "csrc/cpu/compact/gather.cpp"])
+        "torch-ext/torch_binding.cpp", "csrc/torch/cpu/gather.cpp", "csrc/cpu/compact/gather.cpp",
+        "csrc/cpu/common/isa.cpp"])
     module = load(project, tmp_path, namespace, extension)
     for op in GATHER:
         assert module.explain(op).backend == "cpu"
