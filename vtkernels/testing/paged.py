@@ -272,6 +272,13 @@ def paged_samples() -> Iterator[Sample]:
         yield Sample(f"{tag}-hostile-metadata", (hidden, protos, ints(3, 50, 40, 2**31 - 1), ints(99, -7, 12), 50, kv(),
                                                  ints([3, 8, 1, 6, 14, 18], [10, 3, -12, 9, 7, 99],
                                                       [0, 5, 15, 13, 4, 2]), ints(47, 20, 44)), {})
+        yield Sample(f"{tag}-tokens-after-none", (hidden, protos, cu, ints(0, 0, 0), 0, kv(), table, lengths),
+                     {"context_lens": context - 2})
+        # The first tokens of the span stay where they are; what follows it would move into a page of two sequences.
+        first, shared = hidden.clone(), table.clone()
+        first[11:24], shared[2, 0] = protos[0], table[0, 1]
+        yield Sample(f"{tag}-first-tokens-shared-page", (first, protos, cu, ints(7, 1, 12), 44, kv(), shared, lengths),
+                     {**spans, "context_lens": context})
         yield Sample(f"{tag}-nothing", (hidden, protos, ints(0), ints(), 0, kv(), table[:0], lengths[:0]), {})
 
 
