@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vtkernels.prototypes.io import write_atomically
+
 from . import environment, programs
 
 SHOWN_LINES = 25
@@ -124,8 +126,8 @@ class Session:
         ran = {(o.part, o.step) for o in self.outcomes}
         steps = [*self.outcomes, *(o for key, o in self.kept.items() if key not in ran)]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({**facts, "seconds": round(seconds, 1), "dry_run": self.dry_run,
-                                    "steps": [asdict(o) for o in steps]}, indent=1) + "\n")
+        write_atomically(path, (json.dumps({**facts, "seconds": round(seconds, 1), "dry_run": self.dry_run,
+                                            "steps": [asdict(o) for o in steps]}, indent=1) + "\n").encode())
 
 
 def last_line(output: str) -> str:

@@ -115,12 +115,14 @@ def test_ragged_rows_beyond_a_block(shim):
     long[1, ::3] = -INF
     for op, args, kwargs in (("select_top_p", (long, 0.6), {}), ("select_top_p", (long, 1.0), {"min_keep": 19990}),
                              ("select_threshold", (long, 1e-4), {"min_keep": 15000, "largest": False})):
-        outs, _ = launch(shim, op, Sample("", args, kwargs))
+        outs, launches = launch(shim, op, Sample("", args, kwargs))
         testing.CHECKS[op](outs, *args, **kwargs)
+        assert launches == 2
     rows = rand(300, 3).abs()
     for op, limit in (("select_top_p", 0.5), ("select_threshold", 0.7)):
-        outs, _ = launch(shim, op, Sample("", (rows, limit), {}))
+        outs, launches = launch(shim, op, Sample("", (rows, limit), {}))
         testing.CHECKS[op](outs, rows, limit)
+        assert launches == 2
 
 
 @samples("temporal_scores")

@@ -181,7 +181,7 @@ def test_seeds_run_beside_each_other(tmp_path):
 
 def test_a_write_that_fails_leaves_the_old_state(tmp_path, monkeypatch):
     train.save(tmp_path / "seed0.pt", {"done": 1})
-    monkeypatch.setattr(torch, "save", lambda state, path: path.write_bytes(b"half") and 1 / 0)
+    monkeypatch.setattr(torch, "save", lambda state, file: file.write(b"half") and 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train.save(tmp_path / "seed0.pt", {"done": 2})
     assert torch.load(tmp_path / "seed0.pt", weights_only=True) == {"done": 1}

@@ -1,7 +1,6 @@
 """Answers of one seed's model to held-out pictures, unpruned and by every method, keep and position policy."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from benchmarks.environment import commit
 from vtkernels.prototypes import build_density_peaks
+from vtkernels.prototypes.io import write_atomically
 
 from .data import ANSWER, ID, TASKS, TOKENS, ask, scenes
 from .methods import ENTRIES, KEEP, Baseline, Entry, count_of
@@ -170,8 +170,5 @@ def evaluate(model: Model, seed: int, folder: Path, pictures: int = PICTURES,
 
 
 def write(path: Path, value: Any) -> None:
-    """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(partial, path)
+    write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())

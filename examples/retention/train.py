@@ -1,6 +1,6 @@
 """Training of one seed: answers to several questions about each picture, in one sequence."""
 
-import os
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from vtkernels.prototypes.io import write_atomically
 
 from .data import ANSWER, ID, QUESTION, TOKENS, Scenes, ask, pages, scenes
 from .model import Model
@@ -113,8 +115,7 @@ def train(seed: int, folder: Path, steps: int = STEPS, progress: Callable[[str],
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Whole or not at all: an interrupted write leaves the old file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    contents = io.BytesIO()
+    torch.save(state, contents)
+    write_atomically(path, contents.getvalue())
