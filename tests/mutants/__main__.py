@@ -15,11 +15,11 @@ from pathlib import Path
 
 from ..reliability import record
 from ..sanitize.build import ROOT, BuildError, compile_objects, cpu_sources, is_stale, link
-from . import cpu_compact, cpu_select, host, triton_kernels
+from . import cpu_compact, cpu_score, cpu_select, host, triton_kernels
 from .mutant import Mutant
 
 FLAGS = ("-O1",)  # the arithmetic is the same but for speed
-MUTANTS = (*cpu_select.MUTANTS, *cpu_compact.MUTANTS, *host.MUTANTS, *triton_kernels.MUTANTS)
+MUTANTS = (*cpu_score.MUTANTS, *cpu_select.MUTANTS, *cpu_compact.MUTANTS, *host.MUTANTS, *triton_kernels.MUTANTS)
 LIBRARY = "vtkernels/_C_cpu.so"
 
 

@@ -17,6 +17,7 @@ struct Float {
   static constexpr int kRows2 = 6;
   static constexpr int kRows3 = 4;
   static constexpr bool kPairs = false;
+  static constexpr bool kRounded = false;
 
   static Reg zero() { return _mm256_setzero_ps(); }
   static Reg load(const uint32_t* from) { return _mm256_loadu_ps(reinterpret_cast<const float*>(from)); }

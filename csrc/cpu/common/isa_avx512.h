@@ -17,6 +17,7 @@ struct Float {
   static constexpr int kRows2 = 14;
   static constexpr int kRows3 = 9;
   static constexpr bool kPairs = false;
+  static constexpr bool kRounded = false;
 
   static Reg zero() { return _mm512_setzero_ps(); }
   static Reg load(const uint32_t* from) { return _mm512_loadu_ps(from); }
@@ -36,5 +37,31 @@ struct EmulatedPairs : Float {
                           acc);
     return _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(x, high)),
                            _mm512_castsi512_ps(_mm512_and_si512(y, high)), acc);
+  }
+};
+
+// Lower or upper half of 32 bf16, as floats.
+inline Vector widen_half(Vector pairs, int half) {
+  const __m512i bits = _mm512_castps_si512(pairs);
+  const __m256i shorts = half == 0 ? _mm512_castsi512_si256(bits) : _mm512_extracti64x4_epi64(bits, 1);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(shorts), 16));
+}
+
+// Floats rounded to bf16, ties to even, and those pairs. A NaN need not stay one.
+struct EmulatedRoundedPairs : EmulatedPairs {
+  static constexpr bool kRounded = true;
+
+  static Reg round(Reg low, Reg high) {
+    const __m256i shorts[2] = {round(low), round(high)};
+    return _mm512_castsi512_ps(_mm512_inserti64x4(_mm512_castsi256_si512(shorts[0]), shorts[1], 1));
+  }
+  static Reg rounded(Reg pairs, int half) { return widen_half(pairs, half); }
+
+ private:
+  static __m256i round(Reg x) {
+    const __m512i bits = _mm512_castps_si512(x);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_add_epi32(bits, half), 16));
   }
 };

@@ -10,3 +10,11 @@ struct Pairs : Float {
     return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
   }
 };
+
+// Floats rounded to bf16, multiplied as pairs.
+struct RoundedPairs : Pairs {
+  static constexpr bool kRounded = true;
+
+  static Reg round(Reg low, Reg high) { return reinterpret_cast<Reg>(_mm512_cvtne2ps_pbh(high, low)); }
+  static Reg rounded(Reg pairs, int half) { return widen_half(pairs, half); }
+};

@@ -17,6 +17,7 @@ struct Float {
   static constexpr int kRows2 = 4;
   static constexpr int kRows3 = 3;
   static constexpr bool kPairs = false;
+  static constexpr bool kRounded = false;
 
   static Reg zero() { return Reg{}; }
   static Reg load(const uint32_t* from) {

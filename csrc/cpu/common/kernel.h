@@ -9,6 +9,7 @@
 #include <functional>
 #include <limits>
 #include <new>
+#include <numeric>
 #include <vector>
 
 #include "convert.h"

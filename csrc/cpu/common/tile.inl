@@ -1,6 +1,7 @@
 // Rows of 32-bit units and the register tile that multiplies them, for one instruction set. Included inside a
 // namespace, after its isa_<name>.h. V is a vector type from there, or one derived from it:
-//   kWidth lanes of 32 bits; a lane is a unit: one float, or a pair of bf16 when kPairs
+//   kWidth lanes of 32 bits; a lane is a unit: one float, or a pair of bf16 when kPairs, rounded from floats when
+//   kRounded
 //   kRows2, kRows3, rows of the register tile for panels of two and three vectors
 //   zero, load, broadcast, dot(a, b, acc) = acc + <a, b> per lane, add, store
 
@@ -9,7 +10,7 @@
 constexpr int64_t kSum = 256;              // steps of D that one register accumulates before it is added to the tile
 constexpr int64_t kMaxDepth = 2048;        // most steps of D packed at a time
 constexpr int64_t kPackedUnits = 1 << 17;  // packed columns stay within half of a 1 MiB second-level cache
-constexpr int64_t kLine = 16;              // steps of D between prefetches
+constexpr int64_t kLine = 16;              // steps of D between requests of lines
 constexpr int64_t kRowStride = kMaxDepth + kLine;  // of a panel of rows: not a power of two, for the cache's sets
 
 inline const char* element(const Matrix& m, int64_t offset, int64_t size) {
@@ -87,7 +88,7 @@ void transpose(const uint32_t* rows, int64_t depth, uint32_t* packed) {
   }
 }
 
-// Rows that a later multiply will read: one cache line of each is requested for every kLine steps.
+// Rows that a later multiply will read: their cache lines are requested along with the steps of this one.
 struct Ahead {
   const char* const* rows;
   int64_t count;
@@ -112,7 +113,8 @@ void multiply(const uint32_t* a, const uint32_t* b, int64_t depth, bool first, c
     }
     for (int64_t line = begin; line < end; line += kLine) {
       for (int64_t r = 0; r < ahead.count; ++r) {
-        __builtin_prefetch(ahead.rows[r] + ahead.offset + line / kLine * ahead.step);
+        const char* from = ahead.rows[r] + ahead.offset + line / kLine * ahead.step;
+        for (int64_t i = 0; i < ahead.step; i += 64) __builtin_prefetch(from + i);
       }
       for (int64_t k = line; k < std::min(line + kLine, end); ++k) {
         typename V::Reg bv[kVectors];

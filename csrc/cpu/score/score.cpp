@@ -12,6 +12,12 @@ std::vector<int64_t> rows_before(const Segment* segments, int64_t segment_count)
   return begin;
 }
 
+// Floats whose best prototype is sought among so many that rounding them pays.
+bool has_shortlist(const ScoreProblem& p) {
+  return p.dtype != DType::kBFloat16 && p.mode == ScoreMode::kBest && !p.l2 && p.prototype_count >= 32 &&
+         p.width >= 128;
+}
+
 }  // namespace
 
 void prototype_scores(const Parallel& parallel, const ScoreProblem& problem, const Segment* segments,
@@ -21,7 +27,8 @@ void prototype_scores(const Parallel& parallel, const ScoreProblem& problem, con
   if (rows == 0) return;
 
   const ScoreWork work{&problem, segments, row_begin.data(), segment_count};
-  const ScoreKernel kernel = VTK_PICK_PAIRS(run_score, problem.dtype);
+  const ScoreKernel kernel =
+      has_shortlist(problem) ? VTK_PICK_SHORTLIST(run_shortlist, run_score) : VTK_PICK_PAIRS(run_score, problem.dtype);
   // Below about 2^18 multiply-adds a second thread costs more than it saves.
   const int64_t grain = std::max<int64_t>(1, (1 << 18) / std::max<int64_t>(1, problem.width * problem.prototype_count));
   parallel(rows, grain, [&](int64_t begin, int64_t end) { kernel(work, begin, end); });

@@ -22,6 +22,10 @@ void avx512bf16_emulated::run_score(const ScoreWork& work, int64_t begin, int64_
   score<EmulatedPairs>(work, begin, end);
 }
 
+void avx512bf16_emulated::run_shortlist(const ScoreWork& work, int64_t begin, int64_t end) {
+  score_by_shortlist<EmulatedRoundedPairs>(work, begin, end);
+}
+
 }  // namespace vtkernels::cpu
 
 VTK_TARGET_END

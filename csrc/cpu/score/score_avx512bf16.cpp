@@ -1,4 +1,5 @@
-// Score kernel for bf16 inputs on processors with AVX512_BF16: exact products of pairs, added in float32.
+// Score kernel for processors with AVX512_BF16: exact products of pairs, added in float32, for bf16 inputs, and to find
+// the prototypes that are worth exact products, for others.
 #include "../common/kernel.h"
 #include "../common/target.h"
 #include "score_isa.h"
@@ -17,6 +18,10 @@ namespace {
 }  // namespace
 
 void avx512bf16::run_score(const ScoreWork& work, int64_t begin, int64_t end) { score<Pairs>(work, begin, end); }
+
+void avx512bf16::run_shortlist(const ScoreWork& work, int64_t begin, int64_t end) {
+  score_by_shortlist<RoundedPairs>(work, begin, end);
+}
 
 }  // namespace vtkernels::cpu
 

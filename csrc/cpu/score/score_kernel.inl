@@ -95,19 +95,24 @@ void update_softmax(const float* e, const float* token_sums, int64_t count, floa
   }
 }
 
-// Scores of a range of rows, tile by tile.
+#include "shortlist.inl"
+
+// Scores of a range of rows, tile by tile. Rounded products need a shortlist, and leave some rows.
 template <class V, int kRows, int kVectors>
 class Scorer {
  public:
-  Scorer(const ScoreWork& work, int64_t rows)
+  Scorer(const ScoreWork& work, int64_t rows, Shortlist<V>* shortlist = nullptr, std::vector<Segment>* left = nullptr)
       : work_(work),
         p_(*work.problem),
+        shortlist_(shortlist),
+        left_(left),
         size_(element_size(p_.dtype)),
         unit_(V::kPairs ? 2 : 1),
         panels_(std::min(ceil_div(p_.prototype_count, kPanel), kChunkPrototypes / kPanel)),
         depth_(chunk_depth()),
         tile_rows_(kRows *
                    std::max<int64_t>(1, std::min(ceil_div(rows, kRows), kTileFloats / (panels_ * kPanel * kRows)))),
+        settles_at_once_(V::kRounded && panels_ * kPanel >= p_.prototype_count && depth_ * unit_ >= p_.width),
         rnorm_(ceil_div(p_.prototype_count, kPanel) * kPanel, 1.0f),
         bias_(rnorm_.size(), 0.0f),
         prototype_squares_(panels_ * kPanel * V::kWidth),
@@ -121,12 +126,16 @@ class Scorer {
     if (p_.rnorm != nullptr)
       for (int64_t p = 0; p < p_.prototype_count; ++p) rnorm_[p] = p_.rnorm[p * p_.rnorm_stride];
     needs_norms_ = (p_.cosine && p_.rnorm == nullptr) || p_.l2;
-    Scratch scratch(kRows * kRowStride + kPanel * (kSum + panels_ * (depth_ + tile_rows_)) + tile_rows_ * V::kWidth);
+    const int64_t errors = V::kRounded ? tile_rows_ * V::kWidth : 0, floats = V::kRounded ? depth_ * unit_ : 0;
+    Scratch scratch(kRows * kRowStride + kPanel * (kSum + panels_ * (depth_ + tile_rows_)) + tile_rows_ * V::kWidth +
+                    errors + floats);
     rows_ = scratch.take<uint32_t>(kRows * kRowStride);
     columns_ = scratch.take<uint32_t>(kPanel * kSum);
     packed_ = scratch.take<uint32_t>(panels_ * kPanel * depth_);
     tile_ = scratch.take<float>(panels_ * kPanel * tile_rows_);
     squares_ = scratch.take<float>(tile_rows_ * V::kWidth);
+    errors_ = scratch.take<float>(errors);
+    floats_ = scratch.take<float>(floats);
     if (p_.width == 0) std::fill_n(tile_, panels_ * kPanel * tile_rows_, 0.0f);
   }
 
@@ -137,8 +146,9 @@ class Scorer {
         const int64_t panels = std::min(panels_, ceil_div(p_.prototype_count - first, kPanel));
         for (int64_t d = 0; d < p_.width; d += depth_ * unit_) add_chunk(first, panels, d);
         if (needs_norms_) finish_norms(first, panels);
-        update_rows(first, panels);
+        if (!settles_at_once_) update_rows(first, panels, 0, count_);
       }
+      if (!settles_at_once_) settle(0, count_);
       needs_norms_ = false;  // the first tile has met every prototype
       finish_tile();
     }
@@ -170,22 +180,34 @@ class Scorer {
     std::fill(heap_size_.begin(), heap_size_.end(), 0);
     std::fill(softmax_.begin(), softmax_.end(), 0.0f);
     std::fill_n(squares_, tile_rows_ * V::kWidth, 0.0f);
+    if constexpr (V::kRounded) {
+      std::fill_n(errors_, tile_rows_ * V::kWidth, 0.0f);
+      shortlist_->start(count);
+    }
   }
 
   // Adds the products of elements [d, d + a chunk) of every row of the tile and the prototypes from `first` on.
   void add_chunk(int64_t first, int64_t panels, int64_t d) {
     const int64_t elements = std::min(depth_ * unit_, p_.width - d), depth = ceil_div(elements, unit_);
-    for (int64_t panel = 0; panel < panels; ++panel) {
+    for (int64_t panel = 0; !is_packed_ && panel < panels; ++panel) {
       for (int64_t k = 0; k < depth; k += kSum) {
         pack(first, panel, d + k * unit_, std::min(kSum * unit_, elements - k * unit_),
              packed_ + (panel * depth_ + k) * kPanel);
       }
     }
+    is_packed_ = settles_at_once_;
     for (int64_t r0 = 0; r0 < count_; r0 += kRows) {
       for (int64_t r = 0; r < std::min<int64_t>(kRows, count_ - r0); ++r) {
         uint32_t* to = rows_ + r * kRowStride;
-        load_units<V>(source_[r0 + r] + d * p_.tokens.col_stride * size_, p_.dtype, elements, p_.tokens.col_stride, to);
-        if (first == 0 && (p_.cosine || p_.l2)) add_squares<V>(to, depth, squares_ + (r0 + r) * V::kWidth);
+        const char* from = source_[r0 + r] + d * p_.tokens.col_stride * size_;
+        const int64_t sums = (r0 + r) * V::kWidth;
+        if constexpr (V::kRounded) {
+          round_units<V>(floats_of(from, p_.dtype, elements, p_.tokens.col_stride, floats_), elements, to,
+                         first == 0 ? squares_ + sums : nullptr, errors_ + sums);
+        } else {
+          load_units<V>(from, p_.dtype, elements, p_.tokens.col_stride, to);
+          if (first == 0 && (p_.cosine || p_.l2)) add_squares<V>(to, depth, squares_ + sums);
+        }
       }
       for (int64_t r = count_ - r0; r < kRows; ++r) memset(rows_ + r * kRowStride, 0, depth * sizeof(uint32_t));
       // The rows read next are those of the next panel, or the first ones again, a chunk of D further.
@@ -204,6 +226,11 @@ class Scorer {
           multiply<V, kRows, 1, kVectors>(rows_, prototypes, depth, d == 0, lines, sums);
         }
       }
+      if (settles_at_once_) {
+        const int64_t end = std::min(r0 + kRows, count_);
+        update_rows(first, panels, r0, end);
+        settle(r0, end);
+      }
     }
   }
 
@@ -221,7 +248,12 @@ class Scorer {
           element(p_.prototypes, prototype * p_.prototypes.row_stride + d * p_.prototypes.col_stride, size_);
       const char* following = from + p_.prototypes.row_stride * size_;
       for (int64_t i = 0; i < elements * size_; i += 64) __builtin_prefetch(following + i);
-      load_units<V>(from, p_.dtype, elements, p_.prototypes.col_stride, column);
+      if constexpr (V::kRounded) {
+        round_units<V>(floats_of(from, p_.dtype, elements, p_.prototypes.col_stride, floats_), elements, column,
+                       nullptr, nullptr);
+      } else {
+        load_units<V>(from, p_.dtype, elements, p_.prototypes.col_stride, column);
+      }
       if (needs_norms_) {
         float* sums = prototype_squares_.data() + within * V::kWidth;
         if (d == 0) std::fill_n(sums, V::kWidth, 0.0f);
@@ -243,10 +275,10 @@ class Scorer {
     }
   }
 
-  // update(row of the tile, products with a panel, its first prototype, how many it has) for all rows and panels.
+  // update(row of the tile, products with a panel, its first prototype, how many it has) for rows and all panels.
   template <class Update>
-  void for_each_panel(int64_t first, int64_t panels, const Update& update) {
-    for (int64_t r = 0; r < count_; ++r) {
+  void for_each_panel(int64_t first, int64_t panels, int64_t begin, int64_t end, const Update& update) {
+    for (int64_t r = begin; r < end; ++r) {
       const int64_t r0 = r / kRows * kRows;
       for (int64_t panel = 0; panel < panels; ++panel) {
         const int64_t at = first + panel * kPanel;
@@ -256,24 +288,29 @@ class Scorer {
     }
   }
 
-  // What the products of all of D with a chunk of prototypes mean for every row.
-  void update_rows(int64_t first, int64_t panels) {
+  // What the products of all of D with a chunk of prototypes mean for rows [begin, end).
+  void update_rows(int64_t first, int64_t panels, int64_t begin, int64_t end) {
     const float *rnorm = rnorm_.data(), *bias = bias_.data();
     const bool argmax = p_.argmax.data != nullptr;
-    if (p_.mode == ScoreMode::kBest && !p_.l2) {
-      for_each_panel(first, panels, [&](int64_t r, const float* dots, int64_t at, int64_t count) {
+    if constexpr (V::kRounded) {
+      for_each_panel(first, panels, begin, end, [&](int64_t r, const float* dots, int64_t at, int64_t count) {
+        shortlist_->template add<kPanel>(r, squares_ + r * V::kWidth, errors_ + r * V::kWidth, dots, rnorm + at, at,
+                                         count);
+      });
+    } else if (p_.mode == ScoreMode::kBest && !p_.l2) {
+      for_each_panel(first, panels, begin, end, [&](int64_t r, const float* dots, int64_t at, int64_t count) {
         update_best<kPanel, false>(dots, rnorm + at, nullptr, at, count, argmax, best_[r]);
       });
     } else if (p_.mode == ScoreMode::kBest) {
-      for_each_panel(first, panels, [&](int64_t r, const float* dots, int64_t at, int64_t count) {
+      for_each_panel(first, panels, begin, end, [&](int64_t r, const float* dots, int64_t at, int64_t count) {
         update_best<kPanel, true>(dots, rnorm + at, bias + at, at, count, argmax, best_[r]);
       });
     } else if (p_.mode == ScoreMode::kTop) {
-      for_each_panel(first, panels, [&](int64_t r, const float* dots, int64_t at, int64_t count) {
+      for_each_panel(first, panels, begin, end, [&](int64_t r, const float* dots, int64_t at, int64_t count) {
         update_top<kPanel>(dots, rnorm + at, bias + at, at, count, p_.m, heap_.data() + r * p_.m, heap_size_[r]);
       });
     } else {
-      for_each_panel(first, panels, [&](int64_t r, const float* dots, int64_t at, int64_t count) {
+      for_each_panel(first, panels, begin, end, [&](int64_t r, const float* dots, int64_t at, int64_t count) {
         float e[kPanel];
         exponentials<kPanel>(dots, rnorm + at, row_rnorm(r), count, e);
         if (p_.mode == ScoreMode::kTokenSums) {
@@ -286,6 +323,13 @@ class Scorer {
         float* lanes = softmax_.data() + r * 2 * V::kWidth;
         update_softmax<kPanel, V::kWidth>(e, sums, count, lanes, lanes + V::kWidth);
       });
+    }
+  }
+
+  // Exact products for rows [begin, end) of a shortlist, which have met every prototype.
+  void settle(int64_t begin, int64_t end) {
+    if constexpr (V::kRounded) {
+      for (int64_t r = begin; r < end; ++r) best_[r] = shortlist_->best(r, source_[r]);
     }
   }
 
@@ -304,6 +348,10 @@ class Scorer {
   void finish_tile() {
     if (p_.mode == ScoreMode::kTokenSums) return;
     for (int64_t r = 0; r < count_; ++r) {
+      if (V::kRounded && best_[r].prototype < 0) {
+        left_->push_back(row_segment(r));
+        continue;
+      }
       const float squares = total<V>(squares_ + r * V::kWidth);
       if (p_.mode == ScoreMode::kBest) {
         p_.scores[target_[r]] = finish_score(best_[r].key == kNanKey ? NAN : max_key_value(best_[r].key), squares);
@@ -322,19 +370,32 @@ class Scorer {
     }
   }
 
+  // Row r of the tile alone.
+  Segment row_segment(int64_t r) const {
+    const Segment& segment = work_.segments[segment_[r]];
+    return {segment.first + (target_[r] - segment.scores) / p_.score_stride, segment.offset, 1, target_[r]};
+  }
+
   const ScoreWork& work_;
   const ScoreProblem& p_;
+  Shortlist<V>* shortlist_;
+  std::vector<Segment>* left_;
   const int64_t size_;    // bytes of an element
   const int64_t unit_;    // elements of a unit
   const int64_t panels_;  // of prototypes, packed at a time
   const int64_t depth_;   // units of D, packed at a time
   const int64_t tile_rows_;
   int64_t count_ = 0;                     // rows of this tile
+  // One chunk holds all prototypes: they are packed once, and a row is settled while it is in the cache.
+  const bool settles_at_once_;
+  bool is_packed_ = false;
   uint32_t* rows_;                        // [kRows][kRowStride] units of one panel of rows
   uint32_t* columns_;                     // [kPanel][kSum] units before packing
   uint32_t* packed_;                      // [panels_][depth_][kPanel]
   float* tile_;                           // [panels of rows][panels_][kRows][kPanel] sums
   float* squares_;                        // [tile_rows_][kWidth] partial sums
+  float* errors_;                         // the same of what rounding took off
+  float* floats_;                         // a chunk of a row before it is rounded
   std::vector<float> rnorm_;              // [whole panels of prototypes]
   std::vector<float> bias_;               // the same, added to the product
   std::vector<float> prototype_squares_;  // [panels_ * kPanel][kWidth] partial sums
@@ -348,19 +409,31 @@ class Scorer {
   std::vector<float> softmax_;      // [tile_rows_][2][kWidth] sums and largest weights
 };
 
-template <class V, int kRows, int kVectors>
-void score_rows(const ScoreWork& work, int64_t begin, int64_t end) {
-  Scorer<V, kRows, kVectors>(work, end - begin).run(begin, end);
-}
-
-template <class V>
-void score(const ScoreWork& work, int64_t begin, int64_t end) {
+template <class V, class... Lists>
+void score(const ScoreWork& work, int64_t begin, int64_t end, Lists*... lists) {
   const int64_t vectors = ceil_div(work.problem->prototype_count, V::kWidth);
   if (vectors == 1) {
-    score_rows<V, V::kRows2, 1>(work, begin, end);
+    Scorer<V, V::kRows2, 1>(work, end - begin, lists...).run(begin, end);
   } else if (vectors % 2 == 1 && vectors % 3 == 0) {
-    score_rows<V, V::kRows3, 3>(work, begin, end);
+    Scorer<V, V::kRows3, 3>(work, end - begin, lists...).run(begin, end);
   } else {
-    score_rows<V, V::kRows2, 2>(work, begin, end);
+    Scorer<V, V::kRows2, 2>(work, end - begin, lists...).run(begin, end);
   }
+}
+
+// The same in mode kBest, mostly by rounded products.
+template <class V>
+void score_by_shortlist(const ScoreWork& work, int64_t begin, int64_t end) {
+  Shortlist<V> shortlist(*work.problem);
+  if (!shortlist.usable()) return score<Float>(work, begin, end);
+  ScoreProblem problem = *work.problem;
+  problem.rnorm = shortlist.rnorm();
+  problem.rnorm_stride = 1;
+  std::vector<Segment> left;
+  score<V>({&problem, work.segments, work.row_begin, work.segment_count}, begin, end, &shortlist, &left);
+
+  const auto rows = static_cast<int64_t>(left.size());
+  std::vector<int64_t> row_begin(rows + 1);
+  std::iota(row_begin.begin(), row_begin.end(), 0);
+  if (rows > 0) score<Float>({work.problem, left.data(), row_begin.data(), rows}, 0, rows);
 }
