@@ -181,7 +181,7 @@ def test_kmeans_improves_repeats_and_batches(monkeypatch):
     assert not torch.equal(centres[2], build_kmeans(features, 20, seed=4, iterations=10))
     whole = build_kmeans(features.double(), 20, seed=3, iterations=5)
     monkeypatch.setattr("vtkernels.prototypes.kmeans.BATCH", 77)
-    torch.testing.assert_close(build_kmeans(features.double(), 20, seed=3, iterations=5), whole, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(build_kmeans(features.double(), 20, seed=3, iterations=5), whole, rtol=1e-9, atol=1e-8)
 
 
 def test_kmeans_zero_rows_duplicates_and_half():
@@ -225,12 +225,13 @@ def test_shipped_codebook_is_small_and_documented():
 
 
 def test_shipped_codebook_can_be_rebuilt():
-    """The whole build. It is float64 throughout, so another CPU's rounding shows in the last bits at most."""
+    """The whole build, in float64 throughout. Features are roots of coefficients: one that another CPU's rounding leaves
+    at 1e-16 instead of 0 shows as 1e-8."""
     codebook = pytest.importorskip("vtkernels.demo.codebook")
     pytest.importorskip("skimage")
     shipped = load(prototypes.SHIPPED)
     redundant, statistics, metadata = codebook.build()
     torch.testing.assert_close(redundant, shipped.prototypes, rtol=1e-4, atol=1e-6)
     for name, values in statistics.items():
-        torch.testing.assert_close(values, shipped.tensors[name], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(values, shipped.tensors[name], rtol=1e-9, atol=1e-8)
     assert shipped.metadata.items() >= metadata.items()
