@@ -15,7 +15,7 @@ from vtkernels.prototypes.io import write_atomically
 from .data import ANSWER, ID, QUESTION, TOKENS, Scenes, ask, pages, scenes
 from .model import Model
 
-BATCH, PAGES, STEPS, RATE, SAVE_EVERY = 16, 250, 1100, 3e-3, 50
+BATCH, PAGES, STEPS, RATE, SAVE_EVERY = 16, 250, 2500, 3e-3, 50
 PACKED = ("reading", "counting", *["presence"] * 2, *["position"] * 4, *["framed"] * 4)
 LENGTHS = tuple(QUESTION + (ANSWER - 1) * (task == "reading") for task in PACKED)
 HEAD_TOKENS = 1 + TOKENS  # <bos> and the image
