@@ -33,8 +33,9 @@ test-abi: wheel
 test-vllm: $(VENV)-vllm/.ready
 	$(VENV)-vllm/bin/python -m pytest --confcutdir=tests/vllm_engine tests/vllm_engine
 
-# The CPU library under the sanitizers, and small defects in the sources that the tests have to find.
+# The CPU library and the CUDA sources under the sanitizers, and small defects that the tests have to find.
 sanitize: $(VENV)/.dev
+	$(PY) -m pytest -m sanitize
 	$(PY) -m tests.sanitize
 
 mutate: $(VENV)/.dev

@@ -1,6 +1,6 @@
 """The CUDA sources on the CPU (see test_cuda_shim.py) under the address and the thread sanitizer.
 
-A sanitizer proves something only if it reports a defect: each runs clean, then on sources with one planted.
+`make sanitize` runs it. A sanitizer proves something only if it reports a defect: each runs clean, then on sources with one planted.
 """
 
 import os
@@ -14,13 +14,14 @@ from typing import NamedTuple
 import pytest
 from cuda_shim import build
 
+pytestmark = pytest.mark.sanitize
 if shutil.which("g++") is None and os.environ.get("CI") != "true":
     pytest.skip("g++ is missing", allow_module_level=True)
 
 FLAGS = {
     # bf16 without tensor cores
-    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DSHIM_ARCH=750"],
-    "thread": ["-fsanitize=thread"],
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DSHIM_THREADS", "-DSHIM_ARCH=750"],
+    "thread": ["-fsanitize=thread", "-DSHIM_THREADS"],
 }
 SECTIONS = ("select", "select-packed", "select-ragged", "temporal", "gather", "gather-inplace", "paged", "quantize",
             "scores", "prune", "prune-varlen")

@@ -1,5 +1,5 @@
-// Runs CUDA C++ sources on the CPU, for tests: one std::thread per CUDA thread, blocks one after the other in random
-// order.
+// Runs CUDA C++ sources on the CPU, for tests: the threads of a block as lanes.h says, blocks one after the other in
+// random order.
 //
 // Shared memory is a heap block per thread block, filled with 0xff (NaN) first, so a sanitizer sees overruns and stale
 // reads show. Every collective needs all lanes of the warp. What it cannot show: the GPU's memory model, divergence,
@@ -8,18 +8,17 @@
 
 #include <algorithm>
 #include <atomic>
-#include <barrier>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <memory>
 #include <new>
 #include <numeric>
 #include <random>
-#include <thread>
 #include <vector>
+
+#include "lanes.h"
 
 #define __global__
 #define __device__
@@ -53,13 +52,13 @@ namespace shim {
 constexpr size_t kSlotBytes = 32;
 
 struct Warp {
-  std::barrier<> barrier{32};
+  Barrier barrier{32};
   alignas(16) unsigned char slots[32 * kSlotBytes];
 };
 
 struct Block {
   explicit Block(int threads) : barrier(threads), warps(threads / 32) {}
-  std::barrier<> barrier;
+  Barrier barrier;
   std::vector<Warp> warps;
   unsigned char* shared = nullptr;
 };
@@ -67,6 +66,7 @@ struct Block {
 inline unsigned seed = 0;
 inline int multiprocessors = 4;
 inline long launches = 0;
+// Of the block that runs, and of the lane: fibers share them, and set them anew after each collective.
 inline thread_local Block* block = nullptr;
 inline thread_local Warp* warp = nullptr;
 inline thread_local int lane = 0;
@@ -76,6 +76,20 @@ inline thread_local int lane = 0;
 inline thread_local Dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace shim {
+
+inline void become(Block* now, int thread) {
+  block = now;
+  warp = &now->warps[thread / 32];
+  lane = thread % 32;
+  threadIdx.x = thread;
+}
+
+inline void meet(Barrier& barrier) {
+  Block* const mine = block;
+  const int thread = threadIdx.x;
+  barrier.arrive_and_wait();
+  become(mine, thread);
+}
 
 inline void* shared_memory() { return block->shared; }
 
@@ -91,11 +105,11 @@ template <class T>
 const T* warp_publish(const T& value) {
   static_assert(sizeof(T) <= kSlotBytes);
   std::memcpy(warp->slots + lane * sizeof(T), &value, sizeof(T));
-  warp->barrier.arrive_and_wait();
+  meet(warp->barrier);
   return reinterpret_cast<const T*>(warp->slots);
 }
 
-inline void warp_release() { warp->barrier.arrive_and_wait(); }
+inline void warp_release() { meet(warp->barrier); }
 
 template <class T>
 T warp_read(const T& value, int from) {
@@ -104,18 +118,15 @@ T warp_read(const T& value, int from) {
   return result;
 }
 
-template <class Body>
-void launch(unsigned blocks, int threads, size_t shared_bytes, Body body) {
+template <class Kernel>
+void launch(unsigned blocks, int threads, size_t shared_bytes, Kernel body) {
   ++launches;
   std::vector<unsigned> order(blocks);
   std::iota(order.begin(), order.end(), 0u);
   std::shuffle(order.begin(), order.end(), std::mt19937(seed++));
   Block state(threads);
-  const auto run_thread = [&](int thread) {
-    block = &state;
-    warp = &state.warps[thread / 32];
-    lane = thread % 32;
-    threadIdx.x = thread;
+  run_lanes(threads, seed, [&](int thread) {
+    become(&state, thread);
     blockDim.x = threads;
     gridDim.x = blocks;
     for (const unsigned b : order) {
@@ -123,16 +134,13 @@ void launch(unsigned blocks, int threads, size_t shared_bytes, Body body) {
         state.shared = static_cast<unsigned char*>(::operator new(shared_bytes, std::align_val_t(16)));
         std::memset(state.shared, 0xff, shared_bytes);
       }
-      state.barrier.arrive_and_wait();
+      meet(state.barrier);
       blockIdx.x = b;
       body();
-      state.barrier.arrive_and_wait();
+      meet(state.barrier);
       if (thread == 0) ::operator delete(state.shared, std::align_val_t(16));
     }
-  };
-  std::vector<std::thread> pool;
-  for (int i = 0; i < threads; ++i) pool.emplace_back(run_thread, i);
-  for (std::thread& t : pool) t.join();
+  });
 }
 
 template <class T, class Combine>
@@ -146,7 +154,7 @@ T atomic_update(T* address, Combine combine) {
 
 }  // namespace shim
 
-inline void __syncthreads() { shim::block->barrier.arrive_and_wait(); }
+inline void __syncthreads() { shim::meet(shim::block->barrier); }
 inline void __threadfence() {}  // blocks run one after the other
 
 template <class T>

@@ -27,10 +27,10 @@ void run_score(const ScoreWork& work, int64_t begin, int64_t end);
 namespace avx512bf16 {
 void run_score(const ScoreWork& work, int64_t begin, int64_t end);
 void run_shortlist(const ScoreWork& work, int64_t begin, int64_t end);
-}
+}  // namespace avx512bf16
 namespace avx512bf16_emulated {
 void run_score(const ScoreWork& work, int64_t begin, int64_t end);
 void run_shortlist(const ScoreWork& work, int64_t begin, int64_t end);
-}
+}  // namespace avx512bf16_emulated
 
 }  // namespace vtkernels::cpu

@@ -385,7 +385,7 @@ class Scorer {
   const int64_t panels_;  // of prototypes, packed at a time
   const int64_t depth_;   // units of D, packed at a time
   const int64_t tile_rows_;
-  int64_t count_ = 0;                     // rows of this tile
+  int64_t count_ = 0;  // rows of this tile
   // One chunk holds all prototypes: they are packed once, and a row is settled while it is in the cache.
   const bool settles_at_once_;
   bool is_packed_ = false;
