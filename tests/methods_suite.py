@@ -117,7 +117,7 @@ def check_reference(name: str, config: dict, stage: int, size: str = "small", ba
 class TorchProducts(TorchFunctionMode):
     """Whether a method multiplies matrices through torch, whose blocking, and so its rounding, depends on the batch."""
 
-    NAMES = {"matmul", "__matmul__", "mm", "bmm", "baddbmm", "einsum", "linear", "scaled_dot_product_attention"}
+    NAMES = ("matmul", "__matmul__", "mm", "bmm", "baddbmm", "einsum", "linear", "scaled_dot_product_attention")
     seen = False
 
     def __torch_function__(self, function, types, args=(), kwargs=None):

@@ -1,6 +1,7 @@
 """The CUDA sources on the CPU (see test_cuda_shim.py) under the address and the thread sanitizer.
 
-`make sanitize` runs it. A sanitizer proves something only if it reports a defect: each runs clean, then on sources with one planted.
+`make sanitize` runs it. A sanitizer proves something only if it reports a defect: each runs clean, then on sources with
+one planted.
 """
 
 import os

@@ -225,8 +225,8 @@ def test_shipped_codebook_is_small_and_documented():
 
 
 def test_shipped_codebook_can_be_rebuilt():
-    """The whole build, in float64 throughout. Features are roots of coefficients: one that another CPU's rounding leaves
-    at 1e-16 instead of 0 shows as 1e-8."""
+    """The whole build, in float64 throughout. Features are roots of coefficients: one that rounding leaves at 1e-16
+    instead of 0, on another CPU, shows as 1e-8."""
     codebook = pytest.importorskip("vtkernels.demo.codebook")
     pytest.importorskip("skimage")
     shipped = load(prototypes.SHIPPED)

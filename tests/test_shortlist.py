@@ -109,7 +109,7 @@ def test_values_without_a_bound_are_left_to_floats(instruction_set):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_layouts_give_the_same_bytes(instruction_set, dtype):
-    tokens, prototypes = (testing.clustered(*shape, dtype=dtype, seed=i) for i, shape in enumerate([(90, 700), (64, 700)]))
+    tokens, prototypes = (testing.clustered(n, 700, dtype=dtype, seed=n) for n in (90, 64))
     outputs = scored(tokens, prototypes)
     assert_best(tokens, prototypes, outputs)
     columns = [torch.stack([t, t + 1], -1).flatten(1)[:, ::2] for t in (tokens, prototypes)]
