@@ -38,7 +38,8 @@ def test_every_sample_of_every_op():
 
 
 def test_the_triton_kernels_in_the_interpreter():
-    assert assert_clean(guarded("--backend", "triton", "--no-samples", "--fuzz", "2", TRITON_INTERPRET="1")) > 200
+    assert assert_clean(guarded("--backend", "triton", "--no-samples", "--fuzz", "2", TRITON_INTERPRET="1",
+                                OMP_NUM_THREADS="1")) > 200
 
 
 @pytest.mark.long

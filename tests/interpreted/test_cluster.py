@@ -71,7 +71,7 @@ def test_a_row_does_not_depend_on_its_neighbours(launches, op):
 
 
 def test_the_medoid_of_a_pair_is_its_first_token():
-    for seed in range(6):
+    for seed in range(3):
         pairs = torch.randn(4, 2, 37, generator=torch.Generator().manual_seed(seed))
         _, medoids = testing.run("cluster_kmedoids", "triton", pairs, 1)
         assert medoids.tolist() == [[0]] * 4
