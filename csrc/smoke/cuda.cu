@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "device.h"
+#include "match.h"
 #include "pages.h"
 #include "quantize.h"
 #include "select.h"
@@ -217,6 +218,10 @@ void run(const std::vector<std::string>& sections) {
     if (wanted("scores")) {
       test_scores(dtype, 33, 130, 70);
       test_scores(dtype, int64_t{64} * multiprocessors, 40, 5);  // enough rows for the large tiles
+    }
+    if (wanted("match")) {
+      test_match(dtype, 50);
+      test_match(dtype, int64_t{64} * multiprocessors);  // enough sources for the large tiles
     }
     if (wanted("temporal")) {
       test_temporal(dtype, 70);    // a warp for each token

@@ -67,8 +67,9 @@ uint16_t to_bits(float value, Dtype dtype) {
 
 // A matrix on the device in one of the dtypes.
 struct Matrix {
-  Matrix(int64_t rows, int64_t width, Dtype dtype)
-      : values(random_values(rows * width)),
+  Matrix(int64_t rows, int64_t width, Dtype dtype) : Matrix(random_values(rows * width), dtype) {}
+  Matrix(const std::vector<float>& given, Dtype dtype)
+      : values(given),
         single(dtype == Dtype::kFloat32 ? values : std::vector<float>{}),
         half(dtype == Dtype::kFloat32 ? std::vector<uint16_t>{} : halves(values, dtype)),
         data(dtype == Dtype::kFloat32 ? static_cast<const void*>(single.data()) : half.data()) {}

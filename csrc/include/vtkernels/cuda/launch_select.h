@@ -1,4 +1,4 @@
-// The CUDA kernels that select tokens, as host functions. See launch.h.
+// The CUDA kernels that select and match tokens, as host functions. See launch.h.
 #pragma once
 
 #include <vtkernels/cuda/launch.h>
@@ -83,5 +83,29 @@ struct SelectTopP {
 
 // Positions of the fewest scores that hold a part of the row's sum, at least `min_keep`.
 void select_top_p(const SelectTopP& problem, Stream stream);
+
+struct MatchProblem {
+  Dtype dtype;
+  int64_t batch, n, width;
+  TokenView tokens;
+  int64_t merged;           // of a row's sources
+  int64_t stride, guarded;  // every stride-th token is a target, but none of the first `guarded`, nor are they sources
+  const float* bias;        // [batch, n], or null
+  int64_t bias_batch, bias_token;
+  IndexView sources, targets, kept;  // [batch, merged], [batch, merged], [batch, n - merged]
+  ScoreView scores;                  // [batch, merged]
+  int* scratch;                      // match_scratch(..) words
+
+  int64_t target_count() const { return n / stride - guarded / stride; }
+  int64_t source_count() const { return target_count() > 0 ? n - guarded - target_count() : 0; }
+};
+
+// int32 words of scratch of `match_bipartite`, of any content.
+constexpr int64_t match_scratch(int64_t batch, int64_t sources, int64_t merged) {
+  return batch * (2 * sources + merged);
+}
+
+// The sources most similar to a target, and the target of each.
+void match_bipartite(const MatchProblem& problem, Stream stream);
 
 }  // namespace vtkernels::cuda
