@@ -114,9 +114,10 @@ STATUS = {"attention_scores_varlen", "select_topk_varlen", "select_quota", "sele
           *WORKSPACE}
 
 # Ops with kernels in CUDA C++, for engines without Triton.
-CUDA_OPS = {"prototype_scores", "temporal_scores", "select_topk", "select_topk_varlen", "select_threshold",
-            "select_top_p", "match_bipartite", "gather_tokens", "gather_kv", "gather_kv_inplace", "rotate_keys",
-            "quantize_kv", "dequantize_kv", "compact_kv_paged", "prune_topk", "prune_topk_varlen", "prune_topk_paged"}
+CUDA_OPS = {"prototype_scores", "attention_scores", "temporal_scores", "select_topk", "select_topk_varlen",
+            "select_threshold", "select_top_p", "match_bipartite", "gather_tokens", "gather_kv", "gather_kv_inplace",
+            "rotate_keys", "quantize_kv", "dequantize_kv", "compact_kv_paged", "prune_topk", "prune_topk_varlen",
+            "prune_topk_paged"}
 
 # Bits that an op with a `status` word (int32 [1]) ORs into it when device-side metadata was out of range.
 STATUS_BAD_INDEX = 1      # an index outside its row: that output row is zero-filled

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "attention.h"
 #include "device.h"
 #include "match.h"
 #include "pages.h"
@@ -218,6 +219,10 @@ void run(const std::vector<std::string>& sections) {
     if (wanted("scores")) {
       test_scores(dtype, 33, 130, 70);
       test_scores(dtype, int64_t{64} * multiprocessors, 40, 5);  // enough rows for the large tiles
+    }
+    if (wanted("attention")) {
+      test_attention(dtype, false);
+      test_attention(dtype, true);
     }
     if (wanted("match")) {
       test_match(dtype, 50);

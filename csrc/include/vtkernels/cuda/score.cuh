@@ -130,7 +130,7 @@ struct ScoreTile {
     __syncthreads();
   }
 
- private:
+ protected:
   struct Position {
     int64_t first_prototype, chunk;
     __device__ void advance(int64_t chunks) {

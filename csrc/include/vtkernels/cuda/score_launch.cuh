@@ -2,34 +2,42 @@
 #pragma once
 
 #include <algorithm>
+#include <initializer_list>
 #include <vtkernels/cuda/score.cuh>
 
 namespace vtkernels::cuda {
 
+// `strides` are those of the dimensions above the vectors'.
+inline ScoreSource score_source(Dtype dtype, const void* data, int64_t width, int64_t dim_stride,
+                                std::initializer_list<int64_t> strides) {
+  const int64_t bytes = dtype == Dtype::kFloat32 ? 4 : 2;
+  const auto aligned = [&](int64_t stride) { return stride * bytes % 16 == 0; };
+  const bool vectors = (dim_stride == 1 || width <= 1) && reinterpret_cast<uintptr_t>(data) % 16 == 0 &&
+                       std::all_of(strides.begin(), strides.end(), aligned);
+  return {data, dim_stride, vectors};
+}
+
 inline ScoreParams score_params(const ScoreProblem& problem, ScoreMetric metric, int64_t batch) {
-  const int64_t bytes = problem.dtype == Dtype::kFloat32 ? 4 : 2;
-  const bool grouped = problem.groups > 1;
-  const auto vectors = [&](const void* data, int64_t dim_stride, int64_t batch_stride, int64_t row_stride,
-                           int64_t group_stride) {
-    const bool contiguous = dim_stride == 1 || problem.width <= 1;
-    return contiguous && reinterpret_cast<uintptr_t>(data) % 16 == 0 && batch_stride * bytes % 16 == 0 &&
-           row_stride * bytes % 16 == 0 && (!grouped || group_stride * bytes % 16 == 0);
-  };
   const TokenView& t = problem.tokens;
   const PrototypeView& p = problem.prototypes;
   const int64_t batch_stride = batch == 1 ? 0 : t.batch_stride;
-  return {
-      problem.width,
-      {t.data, t.dim_stride, vectors(t.data, t.dim_stride, batch_stride, t.token_stride, problem.token_group_stride)},
-      batch_stride,
-      t.token_stride,
-      {p.data, p.dim_stride, vectors(p.data, p.dim_stride, 0, p.stride, problem.prototype_group_stride)},
-      p.stride,
-      p.count,
-      p.rnorm,
-      p.rnorm_stride,
-      metric == ScoreMetric::kCosine,
-      metric == ScoreMetric::kL2};
+  const bool grouped = problem.groups > 1;
+  const auto source = [&](const void* data, int64_t dim_stride, int64_t batch_stride, int64_t row_stride,
+                          int64_t group_stride) {
+    return score_source(problem.dtype, data, problem.width, dim_stride,
+                        {batch_stride, row_stride, grouped ? group_stride : 0});
+  };
+  return {problem.width,
+          source(t.data, t.dim_stride, batch_stride, t.token_stride, problem.token_group_stride),
+          batch_stride,
+          t.token_stride,
+          source(p.data, p.dim_stride, 0, p.stride, problem.prototype_group_stride),
+          p.stride,
+          p.count,
+          p.rnorm,
+          p.rnorm_stride,
+          metric == ScoreMetric::kCosine,
+          metric == ScoreMetric::kL2};
 }
 
 // Calls body(Tile{}) with the dtype's tile: 64 rows where those tiles fill the GPU, else 16.
