@@ -1,5 +1,6 @@
 // The threads of a CUDA block as fibers of one thread of the CPU, which change at collectives only: no system call, so a
-// block of 1024 costs microseconds. In random order between two collectives, so that what needs a missing one shows.
+// block of 1024 costs microseconds. In random order between two collectives; between two barriers of the block the warps
+// are in step or each as far ahead as it comes, so that what needs a missing barrier shows.
 // With SHIM_THREADS, and off x86-64, each is a std::thread: what the sanitizers understand.
 #pragma once
 
@@ -90,7 +91,8 @@ class Scheduler {
   Fiber* current() const { return current_; }
   void wake(std::vector<Fiber*>& waiting) {
     std::shuffle(waiting.begin(), waiting.end(), random_);
-    ready_.insert(ready_.end(), waiting.begin(), waiting.end());
+    if (waiting.size() > 32) warps_run_ahead_ = random_() % 2 == 0;
+    ready_.insert(warps_run_ahead_ ? ready_.begin() : ready_.end(), waiting.begin(), waiting.end());
     waiting.clear();
   }
   void wait() { switch_stack(&current_->stack_pointer, stack_pointer_); }
@@ -104,6 +106,7 @@ class Scheduler {
   std::deque<Fiber> fibers_;
   std::deque<Fiber*> ready_;
   std::minstd_rand random_;
+  bool warps_run_ahead_ = false;
   Fiber* current_ = nullptr;
   void* stack_pointer_ = nullptr;
   int done_ = 0;

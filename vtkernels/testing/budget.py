@@ -97,6 +97,7 @@ def threshold_samples() -> Iterator[Sample]:
         yield Sample(f"each-{tag}", (ties, 0.0), {
             "largest": largest, "min_keep": 2, "thresholds": torch.tensor([NAN, 0.5, INF, -0.0])})
     yield Sample("rounded", (torch.tensor([[0.1, 0.2, 0.3]]), 0.1), {})
+    yield Sample("one-too-few", (torch.tensor([[0.1, 0.4, 0.3, 0.2, 0.4]]), 0.3), {"min_keep": 3})
     yield Sample("all-nan", (torch.full((2, 9), NAN), -INF), {"min_keep": 3})
     yield Sample("keep-all", (ties, INF), {"min_keep": 61})
     yield Sample("no-rows", (rand(0, 5), 0.0), {})

@@ -203,6 +203,7 @@ def rotate_samples(
     yield Sample("far", (rand(1, 2, 4, 16), torch.tensor([[1 << 20, -(1 << 24), 1 << 31, 1]]), freq), {})
     yield Sample("wide-nhd", (rand(1, 5, 3, 300), torch.arange(5)[None], 1 / torch.arange(1, 141)),
                  {"kv_layout": "NHD"})
+    yield Sample("many-heads", (rand(2, 19, 5, 16), deltas[:, :5], freq), {})
     yield Sample("no-pairs", (rand(2, 3, 23, 16), deltas, freq[:0]), {})
     yield Sample("no-tokens", (rand(2, 3, 0, 16), deltas[:, :0], freq), {})
     yield Sample("no-rows", (rand(0, 3, 23, 16), deltas[:0], freq), {})

@@ -119,5 +119,6 @@ def varlen_samples(dtypes: Sequence[torch.dtype] = (torch.float32, torch.float16
         yield Sample(f"{tag}-hostile-metadata", (hidden, protos, ints(3, 50, 40, 2**31 - 1), ints(99, -7, 12), 50, kv),
                      {"span_starts": ints(-2, 5, 60), "span_lens": ints(400, 3, -1)})
         yield Sample(f"{tag}-truncated", (hidden, protos, cu, ints(7, 1, 0, 20), 15, kv), {})
+        yield Sample(f"{tag}-decreasing", (hidden, protos, ints(0, 50, 40, 120), ints(7, 0, 9), 16, kv), {})
         yield Sample(f"{tag}-uncovered", (hidden, protos, ints(0, 50, 100), ints(7, 3), 20, kv), {})
         yield Sample(f"{tag}-nothing", (hidden, protos, ints(0), ints(), 0, kv), {})

@@ -53,7 +53,10 @@ def _allowed_error(similarity: np.ndarray, plain: np.ndarray, tokens: Tensor, pr
 
 def assert_scores(scores: Tensor, tokens: Tensor, prototypes: Tensor, metric: str = "cosine",
                   argmax: Tensor | None = None) -> None:
-    """No worse than plain float32 torch against float64; NaN where the oracle has it; an argmax that attains."""
+    """No worse than plain float32 torch against float64; NaN where the oracle has it; an argmax that attains.
+
+    The lowest argmax, where all similarities are whole numbers.
+    """
     similarity = oracle_similarity(tokens, prototypes, metric)
     gold = similarity.max(-1) if similarity.size else similarity.sum(-1)  # NumPy's max propagates NaN
     got = scores.detach().double().cpu().numpy()
@@ -76,6 +79,13 @@ def assert_scores(scores: Tensor, tokens: Tensor, prototypes: Tensor, metric: st
             chosen = np.take_along_axis(similarity, argmax.cpu().numpy()[..., None].astype(np.int64), -1)[..., 0]
             gap = float((gold[ok] - chosen[ok]).max())
             assert gap <= 4 * allowed, f"argmax is {gap:.3g} under the maximum"
+            if metric != "cosine" and _are_exact(similarity):
+                np.testing.assert_array_equal(argmax.cpu().numpy(), similarity.argmax(-1))
+
+
+def _are_exact(similarity: np.ndarray) -> bool:
+    """Whether they are small whole numbers, which float32 sums to in every order."""
+    return bool((similarity == np.round(similarity)).all() and np.abs(similarity).max() < 2**22)
 
 
 def _plain_similarity(tokens: Tensor, prototypes: Tensor, metric: str) -> np.ndarray:
@@ -124,8 +134,7 @@ def assert_topm(outputs: Sequence[Tensor], tokens: Tensor, prototypes: Tensor, m
     allowed = _allowed_error(np.where(ok, gold, np.nan), plain, tokens, prototypes, metric)
     assert float(np.abs(scores[ok] - chosen[ok]).max()) <= 2 * allowed
     assert float(np.abs(gold[ok] - chosen[ok]).max()) <= 4 * allowed
-    whole = np.where(np.isnan(similarity), 0, similarity)
-    if metric != "cosine" and (whole == np.round(whole)).all() and np.abs(whole).max() < 2**22:
+    if metric != "cosine" and _are_exact(np.where(np.isnan(similarity), 0, similarity)):
         np.testing.assert_array_equal(indices, ordered[..., :m])
 
 
@@ -168,6 +177,11 @@ def score_samples(dtypes: Sequence[torch.dtype] = (torch.float32, torch.float16,
                      {"metric": "l2"})
         yield Sample(f"{tag}-l2-hostile", (hostile_tokens(40, 24, dtype)[None], rand(9, 24, dtype=dtype, seed=1)),
                      {"metric": "l2"})
+        for metric in ("dot", "l2"):
+            repeated = _whole(64, 7, dtype=dtype, seed=2).repeat(3, 1)
+            yield Sample(f"{tag}-{metric}-ties", (_whole(90, 7, dtype=dtype, seed=1), repeated), {"metric": metric})
+        same = clustered(70, 33, dtype=dtype)
+        yield Sample(f"{tag}-l2-same", (same, same), {"metric": "l2"})
         images = rand(3, 11, 40, dtype=dtype)[..., 1:34].transpose(0, 1)  # a codebook for each image
         yield Sample(f"{tag}-grouped-packed-strided", (images, rand(3, 33, 5, dtype=dtype, seed=1).mT), {})
 

@@ -153,6 +153,7 @@ def topk_varlen_samples() -> Iterator[Sample]:
     yield Sample("truncated-by-score", (scores, cu, k, 12), {"order": "score", "protected": protected})
     yield Sample("hostile-metadata", (scores, _int32(-3, 40, 20, 300, 90), _int32(-1, 9, 99, 2), 80), {})
     yield Sample("late-start", (scores, _int32(5, 40), _int32(3), 3), {"order": "score"})
+    yield Sample("decreasing", (scores, _int32(0, 30, 20, 100), _int32(3, 0, 8), 20), {})
     yield Sample("no-segments", (scores, _int32(7), _int32(), 5), {})
     yield Sample("no-tokens", (scores[:0], _int32(0, 0), _int32(0), 0), {})
     strided = torch.stack([cu, cu], 1)[:, 1], torch.stack([k, k], 1)[:, 1]
