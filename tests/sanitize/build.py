@@ -16,7 +16,7 @@ class BuildError(RuntimeError):
     """The compiler or the linker refused."""
 
 
-def _run(command: Sequence[str]) -> None:
+def run(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise BuildError(f"{' '.join(command)}\n{done.stdout}{done.stderr}"[-6000:])
@@ -27,13 +27,20 @@ def cpu_sources(root: Path) -> list[str]:
     return [words[1] for words in lines if words and words[0] == "cpu"]
 
 
+def compiled_from(target: Path, root: Path) -> list[Path]:
+    """The files that an object was compiled from."""
+    words = target.with_suffix(".d").read_text().replace("\\\n", " ").split()[1:]
+    return [root / word for word in words]
+
+
 def is_stale(target: Path, root: Path) -> bool:
-    depends = target.with_suffix(".d")
-    if not target.exists() or not depends.exists():
+    if not target.exists() or not target.with_suffix(".d").exists():
         return True
-    files = [Path(word) for word in depends.read_text().replace("\\\n", " ").split()[1:]]
-    return any(not f.exists() or f.stat().st_mtime > target.stat().st_mtime
-               for f in (file if file.is_absolute() else root / file for file in files))
+    return any(not f.exists() or f.stat().st_mtime > target.stat().st_mtime for f in compiled_from(target, root))
+
+
+def object_of(source: str, out: Path) -> Path:
+    return out / (source.replace("/", "_") + ".o")
 
 
 def compile_objects(root: Path, sources: Sequence[str], out: Path, flags: Sequence[str]) -> list[Path]:
@@ -42,10 +49,10 @@ def compile_objects(root: Path, sources: Sequence[str], out: Path, flags: Sequen
     includes = [f"-I{root / 'csrc/include'}", *(f"-isystem{path}" for path in include_paths())]
 
     def compile_one(source: str) -> Path:
-        target = out / (source.replace("/", "_") + ".o")
+        target = object_of(source, out)
         if is_stale(target, root):
             target.unlink(missing_ok=True)
-            _run(["g++", *FLAGS, *flags, *includes, "-MMD", "-c", str(root / source), "-o", str(target)])
+            run(["g++", *FLAGS, *flags, *includes, "-MMD", "-c", str(root / source), "-o", str(target)])
         return target
 
     with ThreadPoolExecutor(2) as pool:
@@ -54,6 +61,6 @@ def compile_objects(root: Path, sources: Sequence[str], out: Path, flags: Sequen
 
 def link(objects: Sequence[Path], target: Path, flags: Sequence[str] = ()) -> Path:
     library = Path(torch.__file__).parent / "lib"
-    _run(["g++", "-shared", *flags, *map(str, objects), "-o", str(target), f"-L{library}", "-ltorch", "-ltorch_cpu",
+    run(["g++", "-shared", *flags, *map(str, objects), "-o", str(target), f"-L{library}", "-ltorch", "-ltorch_cpu",
           "-pthread"])
     return target
