@@ -24,7 +24,7 @@ if INTERPRETING:
 
 # A file runs on one worker: the longest begin first, so that none of them is left over at the end.
 LONGEST = ("test_cuda_build", "test_triton_interpreter", "test_triton_aot", "test_native_build", "test_benchmarks",
-           "test_registration", "test_cuda_shim", "test_demo", "test_methods")
+           "test_registration", "test_cuda_shim", "test_cuda_shim_attention", "test_demo", "test_methods")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

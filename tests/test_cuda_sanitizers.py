@@ -25,7 +25,7 @@ FLAGS = {
     "thread": ["-fsanitize=thread", "-DSHIM_THREADS"],
 }
 SECTIONS = ("select", "select-packed", "select-ragged", "temporal", "gather", "gather-inplace", "paged", "quantize",
-            "scores", "prune", "prune-varlen")
+            "scores", "match", "attention", "prune", "prune-varlen")
 
 
 class Defect(NamedTuple):

@@ -5,9 +5,11 @@ missing barriers. It says nothing about the GPU's memory model, races between bl
 """
 
 import ctypes
+import fcntl
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,10 +33,18 @@ LARGE_TILES, SMALL_TILES = 1, 1000  # multiprocessors that the shim reports: few
 
 @pytest.fixture(scope="session")
 def shim(tmp_path_factory) -> ctypes.CDLL:
+    """Compiled by the worker that is the first to need it."""
     ready = os.environ.get("VTKERNELS_TEST_SHIM")  # of a run of mutants, which has compiled its defect
-    path = ready or str(build.torch_library(tmp_path_factory.mktemp("cuda_shim")))
-    torch.ops.load_library(path)
-    return ctypes.CDLL(path)
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with open(folder / "cuda_shim.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        path = Path(ready or build.library(folder / "cuda_shim"))
+        if not path.exists():
+            build.torch_library(path.parent)
+    torch.ops.load_library(str(path))
+    return ctypes.CDLL(str(path))
 
 
 def launch(shim, op, sample, multiprocessors=SMALL_TILES, index_dtype=torch.int64, fill=None, **extra):

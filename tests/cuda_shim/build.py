@@ -12,9 +12,13 @@ KERNELS = [source for source in SOURCES if source.endswith(".cu")]
 LIBRARY_SOURCES = (*SOURCES, "tests/cuda_shim/control.cpp")
 
 
+def library(out: Path) -> Path:
+    return out / "libvtkernels_cuda_shim.so"
+
+
 def torch_library(out: Path) -> Path:
     """The registration and the kernels, for CPU tensors."""
-    return link(compile_objects(ROOT, LIBRARY_SOURCES, out, FLAGS), out / "libvtkernels_cuda_shim.so")
+    return link(compile_objects(ROOT, LIBRARY_SOURCES, out, FLAGS), library(out))
 
 
 def smoke_objects(out: Path, flags: list[str]) -> Path:

@@ -18,8 +18,8 @@ class Plant(NamedTuple):
 PLANTS = (
     Plant("index used unchecked", "address", GATHER, "if (token < 0 || token >= tokens) {", "if (token < 0) {",
           "gather_tokens", "AddressSanitizer"),
-    Plant("row longer by one byte", "address", GATHER, "memcpy(dst + j * c.dst_token, src + token * c.src_token, row);",
-          "memcpy(dst + j * c.dst_token, src + token * c.src_token, row + 1);", "gather_tokens", "AddressSanitizer"),
+    Plant("row longer by one byte", "address", GATHER, "{ memcpy(to, from, bytes); }",
+          "{ memcpy(to, from, bytes + 1); }", "gather_tokens", "AddressSanitizer"),
     Plant("product of 32 bits", "address", GATHER, "int64_t j = begin % kept;",
           "int64_t j = begin % kept; volatile int32_t rows = 1 << 30; rows = rows * 2;", "gather_tokens",
           "signed integer overflow"),

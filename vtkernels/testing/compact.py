@@ -111,6 +111,7 @@ def gather_tokens_samples() -> Iterator[Sample]:
     yield Sample("aligned", ([rand(2, 20, 16, dtype=torch.bfloat16), ids.expand(2, 20), ids.expand(3, 2, 20),
                               rand(2, 20, 3, 5)], idx.int()), {"token_dims": [1, 1, 2, 1]})
     yield Sample("out-of-range", ([rand(2, 20, 8)], torch.tensor([[-1, 0, 20], [2**31, 5, -2**40]])), {})
+    yield Sample("past-the-end", ([rand(2, 20, 8)], torch.tensor([[0, 3], [19, 20]])), {})
     yield Sample("repeated-descending", ([rand(2, 20, 8)], torch.tensor([[5, 5, 0], [19, 2, 2]])), {})
     yield Sample("bool-bytes", ([rand(2, 20, 7) > 0, torch.arange(40, dtype=torch.uint8).view(2, 20)], idx), {})
     yield Sample("strided", ([rand(4, 20, 20)[::2, :, ::3], rand(20, 2, 6).transpose(0, 1)], idx), {})
