@@ -194,11 +194,12 @@ def draw(path: Path = PICTURE) -> None:
 
 def page(text: str) -> str:
     first, *others = machines(False)
-    measured = next(folder for folder in (first, *others) if (RESULTS / folder / "methods.json").is_file())
-    methods = json.loads((RESULTS / measured / "methods.json").read_text())
-    named = "\n".join(f"{i}. {environment(folder)}" for i, folder in enumerate((first, *others), 1))
+    folders = [first, *others]
+    measured = next(i for i, folder in enumerate(folders) if (RESULTS / folder / "methods.json").is_file())
+    methods = methods_summary(json.loads((RESULTS / folders[measured] / "methods.json").read_text()), measured + 1)
+    named = "\n".join(f"{i}. {environment(folder)}" for i, folder in enumerate(folders, 1))
     for name, body in {"machines": named, "ops": ops_table(first, others), "behind": behind(first),
-                       "methods": methods_summary(methods, 1 + [first, *others].index(measured)), "gpu": gpu_table()}.items():
+                       "methods": methods, "gpu": gpu_table()}.items():
         text = replace(text, name, body)
     return text
 
