@@ -155,3 +155,18 @@ def test_gradients_of_indices_for_each_head(layout, lead):
         rows = t.gather(2, own.clamp(0, 5)[..., None].expand(2, 3, 4, 2))
         assert torch.equal(out, rows * ((own >= 0) & (own < 6))[..., None])
     assert torch.autograd.gradcheck(ours, (x, y))
+
+
+@pytest.mark.parametrize("op", ["gather_tokens", "gather_kv"])
+def test_threads_share_rows_of_one_list(op):
+    """Parts of threads begin and end within the rows that one list of indices moves."""
+    tokens, heads = 3001, 3
+    source = testing.rand(1, tokens, 64) if op == "gather_tokens" else testing.rand(1, heads, tokens, 64)
+    indices = torch.randperm(tokens, generator=torch.Generator().manual_seed(1))[:1777][None]
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        (got,) = testing.run(op, "cpu", [source], indices)
+    finally:
+        torch.set_num_threads(before)
+    assert_same_bytes(got, source.index_select(source.dim() - 2, indices[0]))
