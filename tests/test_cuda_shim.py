@@ -1,7 +1,8 @@
 """The CUDA sources and their registration, compiled for the CPU by the shim in cuda_shim/ and run against the oracles.
 
-Same source, executed by threads: it shows wrong arithmetic, indexing and metadata, and under a sanitizer overruns and
-missing barriers. It says nothing about the GPU's memory model, races between blocks, tensor cores or speed.
+Same source, its threads run as fibers (cuda_shim/lanes.h): it shows wrong arithmetic, indexing and metadata; under a
+sanitizer, with threads of the CPU, overruns and missing barriers. It says nothing about the GPU's memory model, races
+between blocks, tensor cores or speed. One long file, because every op shares `launch` and what it poisons.
 """
 
 import ctypes

@@ -23,8 +23,7 @@ WHY = {
         "The kernel lays query rows into the lanes of a vector, and one row for each head leaves 15 of 16 lanes empty. "
         "The matrix that the op avoids is one row long here, so storing it costs the peer nothing.",
     ("gather_kv", "4-layers-4x576-H8-fp32"):
-        "Level with it, within what ratios vary here. Both read rows that lie apart, which takes this processor about "
-        "twice as long as the same bytes in sequence; what is saved by one call for all tensors is small beside that.",
+        "Level with it: the difference is within what ratios vary here.",
     ("methods", "holitom_outer"):
         "Its largest part is `prototype_topm`, the nearest neighbours among all tokens of a segment, products that "
         "torch computes as well.",
