@@ -1,9 +1,14 @@
 # Every target makes its own .venv; nothing needs to be installed beforehand but Python >= 3.10 and a C++ compiler.
+# With RECORD=1 what a target proves is put into the table of docs/reliability.md.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 IMAGES ?=
+CUDA_ARCHS ?= none
+RECORD ?=
 VENV := .venv
 PY := $(VENV)/bin/python
+PYTEST := $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+KEEP := $(if $(RECORD),--record)
 CPP := git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inl' 'csrc/*.cu' 'examples/*.h' 'examples/*.cpp'
 NATIVE := pyproject.toml setup.py $(shell find csrc -type f)
 
@@ -15,19 +20,23 @@ demo: $(VENV)/.demo
 # Two files at a time, in the order that tests/conftest.py gives them; waiting threads must not spin while the other
 # file's tests want the core.
 test: $(VENV)/.dev
-	OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_WAIT_POLICY=passive $(PYTEST) $(if $(RECORD),--record "make test")
 
 test-long: $(VENV)/.dev
-	$(PY) -m pytest -m long
-	$(PY) -m tests.soak --plant
+	OMP_WAIT_POLICY=passive $(PYTEST) -m long $(if $(RECORD),--record "make test-long")
+	$(PY) -m tests.fuzz --cases 10000 $(KEEP)
+	$(PY) -m tests.fuzz --cases 10000 --backends reference,shim $(KEEP)
+	$(PY) -m tests.fuzz --cases 200 --backends reference,triton $(KEEP)
+	$(PY) -m tests.guarded --fuzz 500 $(KEEP)
+	$(PY) -m tests.soak --plant $(KEEP)
 
 # Which lines and which checks of arguments the tests reach.
 coverage: $(VENV)/.dev
-	$(PY) -m tests.covered
+	$(PY) -m tests.covered $(KEEP)
 
 # One wheel on the versions of Python and torch that it claims: several GB of downloads, no part of CI.
 test-abi: wheel
-	$(PY) -m tests.abi
+	$(PY) -m tests.abi $(KEEP)
 
 # Engines of vLLM on the CPU, in an environment of their own (3.5 GB): vLLM pins torch and transformers.
 test-vllm: $(VENV)-vllm/.ready
@@ -35,11 +44,11 @@ test-vllm: $(VENV)-vllm/.ready
 
 # The CPU library and the CUDA sources under the sanitizers, and small defects that the tests have to find.
 sanitize: $(VENV)/.dev
-	$(PY) -m pytest -m sanitize
-	$(PY) -m tests.sanitize
+	$(PY) -m pytest -m sanitize $(if $(RECORD),--record "make sanitize")
+	$(PY) -m tests.sanitize $(KEEP)
 
 mutate: $(VENV)/.dev
-	$(PY) -m tests.mutants
+	$(PY) -m tests.mutants $(KEEP)
 
 bench: $(VENV)/.dev
 	$(PY) -m benchmarks.host_cost
@@ -68,11 +77,12 @@ format: $(VENV)/.dev
 	$(PY) -m ruff check --fix .
 	$(VENV)/bin/clang-format -i $$($(CPP))
 
-# In an environment of its own, of files whose hashes are pinned; the same bytes from every clone of a commit.
+# In an environment of its own, of files whose hashes are pinned; the same bytes from every clone of a commit. With
+# CUDA_ARCHS=all the CUDA library is in it, whose bytes depend on the folder: nvcc puts a hash of its name into symbols.
 wheel: $(VENV)-wheel/.ready
 	rm -rf build/lib* build/bdist* build/temp*
-	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) VTKERNELS_BUILD_NATIVE=1 $(VENV)-wheel/bin/python -m pip wheel -q \
-	  --no-build-isolation --no-deps -w dist .
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) VTKERNELS_BUILD_NATIVE=1 VTKERNELS_CUDA_ARCHS="$(CUDA_ARCHS)" \
+	  $(VENV)-wheel/bin/python -m pip wheel -q --no-build-isolation --no-deps -w dist .
 
 $(VENV)-wheel/.ready: requirements/build.txt
 	$(PYTHON) -m venv --clear $(VENV)-wheel

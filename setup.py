@@ -66,7 +66,10 @@ def extensions() -> list[Extension]:
         print(f"vtkernels: pure Python build, because {reason}", file=sys.stderr)
         return []
     built = [Extension("vtkernels._C_cpu", sources("cpu"))]
-    nvcc_wanted = torch_version(torch)["cuda"] is not None or os.environ.get("VTKERNELS_CUDA_ARCHS")
+    archs = os.environ.get("VTKERNELS_CUDA_ARCHS")
+    nvcc_wanted = archs != "none" and (archs or torch_version(torch)["cuda"] is not None)
+    if archs and nvcc_wanted and shutil.which("nvcc") is None:
+        raise SystemExit(f"VTKERNELS_CUDA_ARCHS={archs}, but nvcc is missing")
     if sources("cuda") and nvcc_wanted and shutil.which("nvcc"):
         built.append(Extension("vtkernels._C_cuda", sources("cuda")))
     return built

@@ -27,6 +27,19 @@ LONGEST = ("test_cuda_build", "test_triton_interpreter", "test_triton_aot", "tes
            "test_registration", "test_cuda_shim", "test_cuda_shim_attention", "test_demo", "test_methods")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", metavar="COMMAND", help="put the outcome of this command into docs/reliability.json")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if command := config.getoption("--record"):
+        from tests import reliability
+
+        counts = {kind: len(terminalreporter.stats.get(kind, []))
+                  for kind in ("passed", "failed", "error", "skipped", "xfailed", "xpassed")}
+        reliability.record(f"suite, {command}", ", ".join(f"{n} {kind}" for kind, n in counts.items() if n), command)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))

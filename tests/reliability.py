@@ -1,6 +1,6 @@
 """The figures in docs/reliability.md: `python -m tests.reliability` writes the table from docs/reliability.json.
 
-`python -m tests.fuzz`, `tests.guarded`, `tests.sanitize` and `tests.mutants` put their last line there with --record.
+The harnesses in this folder put their last line there with --record, all of them with `make ... RECORD=1`.
 """
 
 import datetime
@@ -22,7 +22,8 @@ def record(what: str, figure: str, command: str) -> None:
     """Keep the last figure of a kind, with where it comes from, and write the table anew."""
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-    figures[what] = {"figure": figure, "command": command, "commit": commit.stdout.strip() or "unknown",
+    figures[what] = {"figure": figure, "command": command.replace(" --record", ""),
+                     "commit": commit.stdout.strip() or "unknown",
                      "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
                      "torch": torch.__version__, "machine": platform.machine()}
     FIGURES.write_text(json.dumps(dict(sorted(figures.items())), indent=1) + "\n")

@@ -8,7 +8,7 @@ TABLE = (
      "highest instruction set of the CPU kernels: baseline, avx2, avx512, avx512bf16 (auto: on AMD only)"),
     ("VTKERNELS_TUNING_DIR", "", "folder of tuning tables that override the shipped ones"),
     ("VTKERNELS_BUILD_NATIVE", "auto", "at build time: 1 demands the native libraries, 0 builds a pure wheel"),
-    ("VTKERNELS_CUDA_ARCHS", "", "at build time: compute capabilities of _C_cuda, such as '80;90', or 'all'"),
+    ("VTKERNELS_CUDA_ARCHS", "", "at build time: compute capabilities of _C_cuda, such as '80;90', 'all' or 'none'"),
 )
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")

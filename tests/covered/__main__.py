@@ -22,8 +22,8 @@ FLAGS = ("-O1", "--coverage", "-fprofile-update=prefer-atomic")
 NEEDED = 95.0
 # They run no line of the package that other tests do not: they compile, build, or need a GPU.
 LEFT_OUT = ("test_benchmarks", "test_cpp_engine", "test_cuda_build", "test_cuda_sanitizers", "test_cuda_shim",
-            "test_gpu", "test_hub", "test_mutants", "test_native_build", "test_soak", "test_supply", "test_triton_aot",
-            "test_wheel_hash")
+            "test_cuda_shim_attention", "test_gpu", "test_hub", "test_mutants", "test_native_build", "test_soak",
+            "test_supply", "test_triton_aot", "test_wheel_hash")
 CONFIG = """\
 [run]
 source = {tree}/vtkernels

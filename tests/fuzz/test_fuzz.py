@@ -16,13 +16,14 @@ from .draws import Draws, shrink
 from .known import KNOWN, known_reason
 
 SEEDS = json.loads((Path(__file__).parent / "seeds.json").read_text())
-SHORT, LONG = 120, 10_000
+CASES = 120  # 10,000 of each op in `make test-long`
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, of the hostile values
 
 
-def fuzz(op: str, count: int) -> None:
+@pytest.mark.parametrize("op", judge.GENERATORS)
+def test_a_slice(op):
     left_out = 0
-    for seed in range(count):
+    for seed in range(CASES):
         sample, choices = judge.sample_of(op, seed)
         if known_reason(op, sample):
             left_out += 1
@@ -35,23 +36,12 @@ def fuzz(op: str, count: int) -> None:
             pytest.fail(f"python -m tests.fuzz {op} --first {seed} --cases 1 makes it again: {failure}\n"
                         f"made small, choices {small}: {message}\n  {call}", pytrace=False)
     if left_out:
-        print(f"{op}: {left_out} of {count} cases not judged, see tests/fuzz/known.py")
-    assert left_out < count // 5, "too many cases are left out to say much"
+        print(f"{op}: {left_out} of {CASES} cases not judged, see tests/fuzz/known.py")
+    assert left_out < CASES // 5, "too many cases are left out to say much"
 
 
 def test_every_op_has_a_generator():
     assert set(judge.GENERATORS) == set(_dispatch.STAGES) == set(testing.SAMPLES)
-
-
-@pytest.mark.parametrize("op", judge.GENERATORS)
-def test_a_slice(op):
-    fuzz(op, SHORT)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("op", judge.GENERATORS)
-def test_many(op):
-    fuzz(op, LONG)
 
 
 def expected(case: dict) -> list[pytest.MarkDecorator]:

@@ -1,6 +1,7 @@
-"""`python -m tests.guarded [OP ...] [--backend cpu] [--fuzz N] [--plant DEFECT]`: each call is named before it runs.
+"""`python -m tests.guarded [OP ...] [--backend cpu] [--fuzz N] [--plant DEFECT] [-v]`: every call in guarded memory.
 
-The last line of a process that a fault killed names the call. `--plant` runs a call with a defect that must be found.
+With -v each call is named before it is made: the last line of a process that a fault killed names it. `--plant` runs a
+call with a defect that must be found.
 """
 
 import argparse
@@ -74,6 +75,7 @@ def main() -> int:
     parser.add_argument("--fuzz", type=int, default=0, help="drawn cases of each op")
     parser.add_argument("--no-samples", action="store_true", help="drawn cases only")
     parser.add_argument("--record", action="store_true", help="put the figure into docs/reliability.json")
+    parser.add_argument("-v", "--verbose", action="store_true", help="name each call before it is made")
     parser.add_argument("--plant", help="read-before, read-after, write-before, write-after, input-written, canary, "
                                         "unwritten")
     options = parser.parse_args()
@@ -85,7 +87,8 @@ def main() -> int:
     for op in options.ops or GENERATORS:
         for sample in _samples(op, not options.no_samples, options.fuzz):
             for edge in EDGES:
-                print(op, sample.name, edge, flush=True)
+                if options.verbose:
+                    print(op, sample.name, edge, flush=True)
                 check(op, options.backend, sample, edge)
                 calls += 2
     figure = f"{calls} guarded calls of {len(options.ops or GENERATORS)} ops on {options.backend}: nothing found"

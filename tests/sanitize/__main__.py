@@ -20,8 +20,12 @@ from ..reliability import record
 from .build import ROOT, compile_objects, cpu_sources, link
 from .plants import PLANTS
 
-# `memcpy` of no bytes from the null pointer of an empty tensor is not reported: it is defined now (C2y, N3322), and one
-# of any bytes ends the process.
+NOT_ASKED = {
+    "detect_leaks=0": "the interpreter never frees all that it allocates",
+    "detect_odr_violation=0": "torch loads one library under two names",
+    "-fno-sanitize=nonnull-attribute": "memcpy of no bytes from the null pointer of an empty tensor is defined now "
+                                       "(C2y, N3322), and one of any bytes ends the process",
+}
 FLAGS = {
     "address": ("-O1", "-g1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
                 "-fno-sanitize=nonnull-attribute"),
@@ -43,7 +47,6 @@ def environment(sanitizer: str, tree: Path) -> dict[str, str]:
     common = {**os.environ, "PYTHONPATH": str(tree), "PYTHONMALLOC": "malloc", "OMP_NUM_THREADS": "2",
               "VTKERNELS_BACKEND": "cpu"}
     if sanitizer == "address":
-        # The interpreter never frees all that it allocates, and torch loads one library under two names.
         return {**common, "LD_PRELOAD": runtime("asan"), "ASAN_OPTIONS": "detect_leaks=0:detect_odr_violation=0",
                 "UBSAN_OPTIONS": "print_stacktrace=1"}
     return {**common, "LD_PRELOAD": runtime("tsan"), "TSAN_OPTIONS": "exitcode=66:halt_on_error=0",
@@ -167,6 +170,7 @@ def main() -> int:
     if unknown:
         parser.error(f"JOB is {', '.join(sorted(unknown))}, allowed: {', '.join(FLAGS)}")
     summaries = {name: job(name, options.scratch / name, options.drawn) for name in options.jobs or FLAGS}
+    print("\n".join(f"not asked of address, {option}: {why}" for option, why in NOT_ASKED.items()))
     print("\n".join(summaries.values()))
     for name, summary in summaries.items() if options.record else ():
         record(f"sanitizers, {name}", summary, "make sanitize")
