@@ -18,10 +18,19 @@ from typing import NamedTuple
 from .reliability import record
 
 ROOT = Path(__file__).parents[1]
-# The lowest torch that the wheel claims, the newest, and what is newest for the oldest Python.
-PAIRS = ("3.10:2.14.1", "3.11:2.10.0", "3.11:2.13.0", "3.12:2.15.0", "3.13:2.15.0")
+# The lowest torch that the wheel claims, the newest, and what is newest for the oldest Python and for one with no GIL.
+PAIRS = ("3.10:2.14.1", "3.11:2.10.0", "3.11:2.13.0", "3.12:2.15.0", "3.13:2.15.0", "3.13t:2.12.0")
+# No safetensors, which the ops do not need: there is none for free-threaded Python 3.13.
 PACKAGES = ("filelock", "typing-extensions", "sympy", "networkx", "jinja2", "fsspec", "setuptools", "numpy",
-            "safetensors", "packaging", "pytest")
+            "packaging", "pytest")
+SOAK = """
+import sys
+import vtkernels
+assert not sys._is_gil_enabled(), "an import has switched the GIL on"
+sys.argv = ["tests.soak", "--seconds", "60"]
+from tests.soak import main
+sys.exit(main())
+"""
 TESTS = ("test_attend", "test_bad_input", "test_gather", "test_isolation", "test_isolation_packed", "test_merge",
          "test_messages", "test_paged", "test_pool", "test_prototype_scores", "test_prune_topk", "test_quantize",
          "test_rotate_keys", "test_select_diverse", "test_select_ragged", "test_select_segments", "test_select_topk")
@@ -102,8 +111,8 @@ def make_environment(python: str, torch: str, wheel: Path, folder: Path) -> Envi
     return Environment(folder, {**environment.variables, **stub_cuda(package, folder / "stubs")})
 
 
-def suite(environment: Environment, folder: Path) -> str:
-    """The tests on the installed package, away from the checkout."""
+def suite(environment: Environment, folder: Path, free_threaded: bool) -> str:
+    """The tests on the installed package, away from the checkout; without a GIL also many threads at once."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
@@ -111,7 +120,10 @@ def suite(environment: Environment, folder: Path) -> str:
     if not Path(where).is_relative_to(environment.folder):
         raise Failure(f"the tests would run on {where}, allowed: the wheel's files")
     out = environment.run("-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{t}.py" for t in TESTS), cwd=folder)
-    return re.sub(r" in [\d.]+s.*", "", out.strip().splitlines()[-1])
+    outcome = re.sub(r" in [\d.]+s.*", "", out.strip().splitlines()[-1])
+    if free_threaded:
+        outcome += "; without the GIL: " + environment.run("-c", SOAK, cwd=folder).strip().splitlines()[-1]
+    return outcome
 
 
 def main() -> int:
@@ -137,7 +149,8 @@ def main() -> int:
             name = pair.replace(":", "-")
             environment = make_environment(python, torch, wheels[-1].resolve(), options.scratch.resolve() / name)
             built = environment.run("-c", "import torch; print(torch.__version__)").strip()
-            got = f"torch {built}: {suite(environment, options.scratch.resolve() / f'{name}-tests')}"
+            got = suite(environment, options.scratch.resolve() / f"{name}-tests", free_threaded=version.endswith("t"))
+            got = f"torch {built}: {got}"
         except Failure as failure:
             failed += 1
             got = f"FAILED: {failure}"

@@ -10,7 +10,6 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from vtkernels import _dispatch, _native
 
@@ -81,5 +80,7 @@ def real_codebook() -> torch.Tensor:
     path = Path(__file__).parents[2] / "shared/data/redundancy_codebook_llava_onevision_7b.safetensors"
     if not path.exists():
         pytest.skip("the published codebook is not beside the checkout")
+    from safetensors.torch import load_file
+
     (tensor,) = load_file(path).values()
     return tensor

@@ -5,9 +5,12 @@ from .mutant import Mutant, files
 (MASKS, SELECT, TOP_P, TEMPORAL, SCORE, GATHER, PAGED, PRUNE, PREPARE, LEVELS) = (
     f"csrc/include/vtkernels/cuda/{name}.cuh" for name in (
         "masks", "select", "top_p", "temporal", "score", "gather", "paged", "prune", "prepare", "quantize"))
-(DENSE, PACKED, RAGGED, GROUPS, PLAN, QUANTIZE, DEQUANTIZE, ROTATE) = (
+(WEIGHTS, SUMS, ROWS, TILES) = (
+    f"csrc/include/vtkernels/cuda/{name}.cuh" for name in ("received", "row_sums", "attention", "products"))
+(DENSE, PACKED, RAGGED, GROUPS, PLAN, QUANTIZE, DEQUANTIZE, ROTATE, MATCH, ATTENTION) = (
     f"csrc/cuda/{name}.cu" for name in (
-        "select", "select_packed", "select_ragged", "score", "gather", "quantize", "dequantize", "rotate"))
+        "select", "select_packed", "select_ragged", "score", "gather", "quantize", "dequantize", "rotate", "match",
+           "attention"))
 
 
 def shim(*ops: str) -> tuple[str, ...]:
@@ -18,6 +21,7 @@ def shim(*ops: str) -> tuple[str, ...]:
 SELECTS = shim("select", "ragged")
 SEGMENTS = shim("select_topk_varlen", "segments", "tile")
 MOVES, QUANTA, TURNS, SCORES = shim("gather"), shim("quantize", "classes"), shim("rotate"), shim("scores")
+PAIRS, ATTENDS = ((*files("cuda_shim_attention"), "-k", op) for op in ("match", "not match"))
 FRAMES, PAGE_MOVES, PRUNES = shim("temporal"), shim("paged", "compaction", "watermark"), shim("prune", "sequences")
 
 MUTANTS = (
@@ -126,6 +130,56 @@ MUTANTS = (
     Mutant("heads behind the eighth", ROTATE, "group % head_groups * kHeads", "group % head_groups", TURNS),
     Mutant("a part of the sum rounded up", "csrc/torch/cuda/select_ragged.cpp", "std::floor(p *", "std::ceil(p *",
            SELECTS),
+    Mutant("guarded tokens are sources", MATCH, "p.skipped = static_cast<unsigned>(problem.guarded - guarded_targets);",
+           "p.skipped = 0;", PAIRS),
+    Mutant("the first target is guarded", MATCH, "(guarded_targets + 1) * problem.stride - 1)", "problem.stride - 1)",
+           PAIRS),
+    Mutant("targets of the first row", MATCH, "(params.prototypes.data) + b * params.token_batch_stride;",
+           "(params.prototypes.data);", PAIRS),
+    Mutant("the bias of the target", MATCH, "p.source_position(number) * p.bias_token]", "number * p.bias_token]",
+           PAIRS),
+    Mutant("a merged token is kept, too", MATCH, "store_index(lists.kept, b, position - low, position);\n    return;",
+           "store_index(lists.kept, b, position - low, position);", PAIRS),
+    Mutant("the target of another source", MATCH, "const int64_t from = b * p.sources + picked[low];",
+           "const int64_t from = b * p.sources + low;", PAIRS),
+    Mutant("a score per row at the place of the first", MATCH, "p.scores[b * p.sources + number] = score;",
+           "p.scores[number] = score;", PAIRS),
+    Mutant("a key that is one too far is seen", ROWS, "row % rows - first, -1, count - 1)",
+           "row % rows + 1 - first, -1, count - 1)", ATTENDS),
+    Mutant("a causal row is that of its group", ROWS, "clamp(problem.offset + row % rows", "clamp(problem.offset + row",
+           ATTENDS),
+    Mutant("a sum keeps its old shift", ROWS, "sum = sum * exp2f(most - shift)", "sum = sum", ATTENDS),
+    Mutant("NaN where no key is seen yet", ROWS, "return most == -INFINITY ? 0.0f : most;", "return most;", ATTENDS),
+    Mutant("sums of the first split alone", SUMS, "for (unsigned split = 1; split < p.splits; ++split) {",
+           "for (unsigned split = 1; split < 1; ++split) {", ATTENDS),
+    Mutant("keys behind the split", SUMS, "left < kSplitKeys ? static_cast<int>(left) : kSplitKeys", "kSplitKeys",
+           ATTENDS),
+    Mutant("columns of other warps are forgotten", SUMS, "for (int w = 1; w < Tile::kColumnWarps; ++w) all.add",
+           "for (int w = 1; w < 1; ++w) all.add", ATTENDS),
+    Mutant("the exponential base e of a given lse", WEIGHTS, "within * a.lse_row] * kLog2E;", "within * a.lse_row];",
+           ATTENDS),
+    Mutant("a row without weight spreads its NaN", WEIGHTS, "if (column.scale != 0) column.last", "column.last",
+           ATTENDS),
+    Mutant("a mean over no weight", WEIGHTS, "weights == 0 ? 0.0f : score / weights", "score / weights", ATTENDS),
+    Mutant("a mean over key heads", WEIGHTS, "score / static_cast<float>(a.heads)",
+           "score / static_cast<float>(a.key_heads)", ATTENDS),
+    Mutant("rows that see the first keys are skipped", WEIGHTS, "/ Tile::kColumns * Tile::kColumns;\n  }",
+           "/ Tile::kColumns * Tile::kColumns + Tile::kColumns;\n  }", ATTENDS),
+    Mutant("a key head behind the others is lost", WEIGHTS, "head < p.key_heads; ++head",
+           "head + 1 < p.key_heads; ++head", ATTENDS),
+    Mutant("the maximum of nothing is not 0", WEIGHTS, "value == kNoKey ? 0.0f : max_key_value(value)",
+           "max_key_value(value)", ATTENDS),
+    Mutant("products of the tile before", TILES, "for (int j = 0; j < kThreadColumns; ++j) sums[i][j] = 0.0f;", ";",
+           ATTENDS),
+    Mutant("a missing barrier between stages", TILES, "arch::copy_async_wait<0>();\n      __syncthreads();",
+           "arch::copy_async_wait<0>();", ATTENDS),
+    Mutant("a short chunk is read to its end", TILES,
+           "left <= 0 ? 0 : left < Base::kUnitElements ? static_cast<int>(left) : Base::kUnitElements",
+           "Base::kUnitElements", ATTENDS),
+    Mutant("heads of other reductions together", ATTENTION, "!= Reduce::kNone && max_rows == max_heads &&",
+           "!= Reduce::kNone &&", ATTENDS),
+    Mutant("rows of several heads left out together", ATTENTION,
+           "(!a.causal || a.rows <= AttentionTile<float>::kColumns)", "true", ATTENDS),
     Mutant("a pool whose elements share memory", "csrc/torch/cuda/paged.h", "  check_own_memory(check, arg, v);\n", "",
            shim("direct_calls_on_pages")),
 )

@@ -152,6 +152,8 @@ def diverse_samples() -> Iterator[Sample]:
         yield Sample(f"{objective}-exact-orthogonal", (orthogonal, 10), only)
         yield Sample(f"{objective}-exact-zeros", (torch.zeros(1, 9, 5), 9), only)
         yield Sample(f"{objective}-exact-all-nan", (torch.full((1, 7, 3), nan), 7), only)
+        # No gain is left of the zeros and none was ever of NaN: dpp goes on with the lowest index, the others do not.
+        yield Sample(f"{objective}-exact-nan-before-zeros", (torch.tensor([[[nan, 0], [0, 2], [0, 0]]]), 2), only)
         yield Sample(f"{objective}-exact-one", (rand(3, 1, 4), 1), only)
         yield Sample(f"{objective}-no-rows", (rand(0, 5, 4), 2), only)
         yield Sample(f"{objective}-k0", (rand(2, 5, 4), 0), only)
