@@ -105,7 +105,7 @@ def make_environment(python: str, torch: str, wheel: Path, folder: Path) -> Envi
         raise Failure(f"{python} -m venv: {done.stderr}")
     environment = Environment(folder, {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
     environment.run("-m", "pip", "install", "-q", "--no-deps", f"torch=={torch}")
-    environment.run("-m", "pip", "install", "-q", *PACKAGES)
+    environment.run("-m", "pip", "install", "-q", "--only-binary=:all:", *PACKAGES)
     environment.run("-m", "pip", "install", "-q", "--no-deps", "--no-index", str(wheel))
     (package,) = folder.glob("lib/python3*/site-packages/torch")
     return Environment(folder, {**environment.variables, **stub_cuda(package, folder / "stubs")})
