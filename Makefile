@@ -5,6 +5,7 @@ TORCH ?= torch==2.13.0
 IMAGES ?=
 CUDA_ARCHS ?= none
 RECORD ?=
+BUDGET ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 PYTEST := $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -47,8 +48,9 @@ sanitize: $(VENV)/.dev
 	$(PY) -m pytest -m sanitize $(if $(RECORD),--record "make sanitize")
 	$(PY) -m tests.sanitize $(KEEP)
 
+# BUDGET=3000: none begins after so many seconds.
 mutate: $(VENV)/.dev
-	$(PY) -m tests.mutants $(KEEP)
+	$(PY) -m tests.mutants $(if $(BUDGET),--budget $(BUDGET)) $(KEEP)
 
 bench: $(VENV)/.dev
 	$(PY) -m benchmarks.host_cost

@@ -7,6 +7,7 @@ the survivors and why they survive.
 
 import argparse
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -99,6 +100,8 @@ def main() -> int:
     if wrong := misplaced():
         raise SystemExit("mutate: " + "\n".join(wrong))
     chosen = [m for m in MUTANTS if options.only in f"{m.file}: {m.name}"]
+    if options.budget < float("inf"):
+        random.Random(0).shuffle(chosen)  # so that the ones in time are of all kinds
     begin = time.monotonic()
     places = make_places(options.scratch.resolve(), options.jobs, {CPU, *(library_of(m.file) or CPU for m in chosen)})
     bench = Bench(chosen, 2 if options.jobs == 1 else 1, options.limit)
