@@ -75,6 +75,8 @@ def launch_bounds(elf: bytes) -> dict[str, int]:
 
 def disassemble(codes: Sequence[bytes], arch: str) -> list[list[Instruction]]:
     """All functions in one run of nvdisasm, which takes half a second to start."""
+    if not codes:
+        return []
     with tempfile.NamedTemporaryFile() as file:
         file.write(b"".join(codes))
         file.flush()
