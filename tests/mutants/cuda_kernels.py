@@ -179,7 +179,8 @@ MUTANTS = (
     Mutant("heads of other reductions together", ATTENTION, "!= Reduce::kNone && max_rows == max_heads &&",
            "!= Reduce::kNone &&", ATTENDS),
     Mutant("rows of several heads left out together", ATTENTION,
-           "(!a.causal || a.rows <= AttentionTile<float>::kColumns)", "true", ATTENDS),
+           "(!a.causal || a.rows <= AttentionTile<float>::kColumns)", "true", ATTENDS,
+           "the scores are the same: rows are left out to save time"),
     Mutant("a pool whose elements share memory", "csrc/torch/cuda/paged.h", "  check_own_memory(check, arg, v);\n", "",
            shim("direct_calls_on_pages")),
 )

@@ -9,7 +9,8 @@ MOVE = ("tests/interpreted/test_gather.py", "tests/test_triton_interpreter.py", 
 SUM = ("tests/interpreted/test_merge.py",)
 
 MUTANTS = (
-    Mutant("a tie behind the end", TOPK, "tied = (key == cut) & (place < n)", "tied = key == cut", SELECT),
+    Mutant("a tie behind the end", TOPK, "tied = (key == cut) & (place < n)", "tied = key == cut", SELECT,
+           "there are as many ties before the end as are wanted, and they are counted from the front"),
     Mutant("a tie too few", TOPK, "(tied & (tied_seen <= ties))", "(tied & (tied_seen < ties))", SELECT),
     Mutant("protected tokens as many as wanted", TOPK, "level = tl.where(wanted <= protected, 2, 1)",
            "level = tl.where(wanted < protected, 2, 1)", SELECT,

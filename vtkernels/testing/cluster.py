@@ -5,6 +5,7 @@ float32. Where the arithmetic is exact, on small integers, it has to be the very
 that iterate are run with every number of iterations, and each result has to follow from the one before.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -50,6 +51,9 @@ def assert_match(outputs: Sequence[Tensor], tokens: Tensor, r: int, stride: int 
         if r == 0:
             continue
         similarity = oracle_similarity(tokens[b][all_sources], tokens[b][all_targets])
+        products = oracle_similarity(tokens[b][all_sources], tokens[b][all_targets], "dot")
+        with np.errstate(all="ignore"):
+            quotients = products * _rnorm64(_wide(tokens[b][all_targets]))  # of which a void source takes the best
         bias = np.zeros(n) if source_bias is None else _wide(source_bias[b])
         gold = similarity.max(-1) + bias[all_sources]
         allowed = 0.0 if exact else _rounding(d) * (1 + np.abs(bias[np.isfinite(bias)]).max(initial=0.0))
@@ -60,7 +64,7 @@ def assert_match(outputs: Sequence[Tensor], tokens: Tensor, r: int, stride: int 
         for s, c in zip(number, column, strict=True):
             best = similarity[s].max()
             if np.isnan(best) or exact:
-                assert c == np.argmax(similarity[s]), "not the first of the best targets"  # the first NaN counts
+                assert c == np.argmax(quotients[s]), "not the first of the best targets"  # the first NaN counts
             else:
                 assert similarity[s, c] >= best - allowed
         np.testing.assert_array_equal(np.isnan(scores[b]), np.isnan(gold[number]))
@@ -109,23 +113,56 @@ def _assert_nearest(assignment: np.ndarray, distance: np.ndarray, allowed: np.nd
     assert not (excess[~void] > 0).any(), f"a centre is {excess[~void].max():.3g} nearer than the chosen one"
 
 
+class _Farthest:
+    """The choices of KKZ: the largest token, then the farthest from those before. `reach`: how far, give or take."""
+
+    def __init__(self, x: np.ndarray, size: np.ndarray, void: np.ndarray, metric: str) -> None:
+        self.x, self.metric = x, metric
+        self.order: list[int] = []
+        self.left = np.flatnonzero(~void)
+        self.reach = size
+        self.slack = (size * _rounding(x.shape[-1]) + VANISHED) * (0 if metric == "l2" and _whole(x) else 1)
+
+    def objection(self, c: int) -> str:
+        """Why the next one cannot be token c."""
+        if self.reach[c] + self.slack[c] < (self.reach - self.slack)[self.left].max():
+            return f"token {c}, chosen at {len(self.order)}, is not the farthest"
+        first = self.left[self.reach[self.left].argmax()]
+        return "" if self.slack.any() or c == first else "not the first of the farthest"
+
+    def after(self, c: int) -> "_Farthest":
+        """With token c chosen."""
+        following = copy.copy(self)
+        following.order, following.left = [*self.order, c], self.left[self.left != c]
+        distance, allowed = (t[:, 0] for t in _distance(self.x, self.x[c:c + 1], self.metric))
+        nearer = distance < self.reach if self.order else np.ones(len(distance), bool)
+        following.reach = np.where(nearer, distance, self.reach)
+        following.slack = np.where(nearer, allowed, self.slack)
+        return following
+
+    def completes(self, chosen: Sequence[int]) -> bool:
+        """Whether these are the next ones, in some order."""
+        return not chosen or any(self.after(c).completes([other for other in chosen if other != c])
+                                 for c in sorted(chosen, key=lambda c: -self.reach[c]) if not self.objection(c))
+
+
+def _real(chosen: Sequence[int], void: np.ndarray) -> list[int]:
+    """Those that are not void, of which there are as many as there can be."""
+    assert len(set(chosen)) == len(chosen)
+    real = [int(c) for c in chosen if not void[c]]
+    assert len(real) == min(len(chosen), (~void).sum())
+    return real
+
+
 def _assert_farthest_first(chosen: Sequence[int], x: np.ndarray, size: np.ndarray, void: np.ndarray,
                            metric: str) -> None:
     """Each token but the void ones, which come last, is the farthest from those before it."""
-    assert len(set(chosen)) == len(chosen)
-    real = [c for c in chosen if not void[c]]
+    real = _real(chosen, void)
     assert list(chosen[:len(real)]) == real, "a void token was chosen too early"
-    assert len(real) == min(len(chosen), (~void).sum())
-    reach, slack = size, size * _rounding(x.shape[-1]) * (0 if metric == "l2" and _whole(x) else 1)
-    for step, c in enumerate(real):
-        open_tokens = np.setdiff1d(np.flatnonzero(~void), real[:step])
-        best = (reach - slack)[open_tokens].max()
-        assert reach[c] + slack[c] >= best, f"token {c}, chosen at {step}, is not the farthest"
-        if not slack.any():
-            assert c == open_tokens[reach[open_tokens].argmax()], "not the first of the farthest"
-        distance, allowed = (t[:, 0] for t in _distance(x, x[c:c + 1], metric))
-        reach, slack = (distance, allowed) if step == 0 else (
-            np.minimum(reach, distance), np.where(distance < reach, allowed, slack))
+    state = _Farthest(x, size, void, metric)
+    for c in real:
+        assert not state.objection(c), state.objection(c)
+        state = state.after(c)
 
 
 def _size(features: Tensor) -> np.ndarray:
@@ -174,7 +211,7 @@ def _assert_initial(centres: np.ndarray, x: np.ndarray, size: np.ndarray, void: 
         gap = np.abs(x - centre).max(-1, initial=0.0) + np.isin(np.arange(len(x)), chosen) * 9e99
         gap[void] += 9e9 if (gap[~void] < 1e-5).any() else 0.0  # a zero token may look like a void one
         assert gap.min() <= (4 * EPS if metric == "cosine" else 0), "a centre is no token"
-        alike = np.flatnonzero(gap <= gap.min() + (8 * EPS if metric == "cosine" else 0))
+        alike = np.flatnonzero(gap <= gap.min() + (2 * EPS if metric == "cosine" else 0))
         chosen.append(int(alike[size[alike].argmax()]))
     _assert_farthest_first(chosen, x, size, void, metric)
 
@@ -218,17 +255,8 @@ def assert_kmedoids_steps(run: Run, features: Tensor, clusters: int, iterations:
 
 
 def _assert_start(medoids: np.ndarray, x: np.ndarray, size: np.ndarray, void: np.ndarray, metric: str) -> None:
-    """The medoids in the order in which KKZ would choose them are a choice of KKZ."""
-    left = [int(m) for m in medoids if not void[m]]
-    order = []
-    reach = size
-    while left:
-        pick = left[int(np.argmax(reach[left]))]
-        left.remove(pick)
-        order.append(pick)
-        distance = _distance(x, x[pick:pick + 1], metric)[0][:, 0]
-        reach = distance if len(order) == 1 else np.minimum(reach, distance)
-    _assert_farthest_first(order + [int(m) for m in medoids if void[m]], x, size, void, metric)
+    """KKZ chooses them in some order, which depends on the rounding where several are as far."""
+    assert _Farthest(x, size, void, metric).completes(_real(medoids, void)), "not the farthest in any order"
 
 
 def _assert_medoids(medoids: np.ndarray, before: np.ndarray, assignment: np.ndarray, distance: np.ndarray,

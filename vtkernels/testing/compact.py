@@ -212,7 +212,10 @@ def rotate_samples(
 
 def oracle_merge(tokens: Tensor, assignment: Tensor, groups: int, weights: Tensor | None = None,
                  reduce: str = "mean") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """float64 rows [B, groups, D], sizes [B, groups], and the sum of the absolute terms of each element."""
+    """float64 rows [B, groups, D], sizes [B, groups], and the sum of the absolute terms of each element.
+
+    That of a mean grows as weights of other signs cancel, to infinity where they leave nothing but rounding.
+    """
     x = tokens.detach().double().cpu().numpy()
     batch, n, d = x.shape
     w = np.ones((batch, n)) if weights is None else weights.double().cpu().numpy()
@@ -228,7 +231,14 @@ def oracle_merge(tokens: Tensor, assignment: Tensor, groups: int, weights: Tenso
                 if reduce == "mean" and members:
                     size = sizes[b, g]
                     rows[b, g] = x[b, members[0]] if len(members) == 1 else rows[b, g] / size if size else 0.0
-                    scale[b, g] = np.abs(rows[b, g]) if len(members) == 1 else scale[b, g] / (abs(size) or 1)
+                    if len(members) == 1:
+                        scale[b, g] = np.abs(rows[b, g])
+                        continue
+                    absolute = np.abs(w[b, members]).sum()
+                    if absolute * len(members) * 1e-6 >= abs(size):
+                        scale[b, g] = np.inf
+                    else:
+                        scale[b, g] = (scale[b, g] + np.abs(rows[b, g]) * (absolute - abs(size))) / abs(size)
     return rows, sizes, scale
 
 

@@ -21,7 +21,8 @@ def argmax_attention(query: Tensor, key: Tensor, *, allowed: Tensor | None = Non
         indices: `[B, H, Q]` int64: its position; ties go to the lowest, a NaN product is taken only when all allowed
             ones are NaN, and -1 stands where no key is allowed.
 
-    Products and sums are in float32.
+    Products and sums are in float32. Products of bfloat16 numbers under the smallest normal one may count as zero, as
+    the instructions of some processors have it.
 
     Raises:
         TypeError: a dtype or layout that is not allowed.

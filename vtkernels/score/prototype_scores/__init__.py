@@ -29,11 +29,12 @@ def prototype_scores(tokens: Tensor, prototypes: Tensor, *, metric: str = "cosin
             `<x, p> - |p|^2 / 2`; ties go to the lowest index.
 
     Numbers: products and sums in float32, prototypes are not rounded after normalisation. With `"cosine"`, a token or a
-    prototype whose squared norm is under the smallest normal float32 counts as zero and has similarity 0; one whose
-    squared norm overflows float32 has similarity NaN. `"l2"` is `2 max_p (<x, p> - |p|^2 / 2) - |x|^2`, at most 0, so
-    its error is that of numbers as large as `|x|^2 + |p|^2`; where those are not finite it is -inf or NaN. A NaN
-    similarity makes the score NaN and the argmax the first such prototype. The result for a token does not depend on
-    other tokens, and repeats bitwise on one device and configuration.
+    prototype whose squared norm is under the smallest normal float32 counts as zero and has similarity 0 (and of
+    bfloat16, as some processors multiply, any number or product under it may count as zero); one whose squared norm
+    overflows float32 has similarity NaN. `"l2"` is `2 max_p (<x, p> - |p|^2 / 2) - |x|^2`, at most 0, so its error is
+    that of numbers as large as `|x|^2 + |p|^2`; where those are not finite it is -inf or NaN. A NaN among what the
+    argmax is taken of is the argmax, the first of them, and makes the score NaN. The result for a token does not depend
+    on other tokens, and repeats bitwise on one device and configuration.
 
     Raises:
         TypeError: a dtype or layout that is not allowed.
