@@ -17,6 +17,8 @@ import pytest
 import torch
 from cuda_shim import build
 from fuzz import judge
+from fuzz.draws import Draws
+from fuzz.test_fuzz import SEEDS
 from helpers import assert_same_bytes, flat, gather_status, poison
 
 import vtkernels
@@ -410,6 +412,13 @@ def test_drawn_calls(shim, op, monkeypatch):
     monkeypatch.setattr(_dispatch, "refusal", lambda *_: None)  # it refuses tensors of the CPU
     for seed in range(25):
         judge.judge(op, judge.sample_of(op, seed)[0], ("reference", "cuda"))
+
+
+@pytest.mark.parametrize("case", [c for c in SEEDS if c["op"] in _library.CUDA_OPS], ids=lambda c: c["op"])
+def test_stored_cases(shim, case, monkeypatch):
+    """Drawn calls that failed once, on any backend."""
+    monkeypatch.setattr(_dispatch, "refusal", lambda *_: None)
+    judge.judge(case["op"], judge.GENERATORS[case["op"]](Draws(given=case["choices"])), ("reference", "cuda"))
 
 
 def prune_status(sample):

@@ -61,7 +61,8 @@ inline Pages check_pages(const Checker& check, const PageArgs& args, int64_t bat
   for (size_t n = 0; n < args.kv.size(); ++n) {
     const std::string arg = "kv[" + std::to_string(n) + "]";
     pages.pools.push_back(page_pool(check, arg, args.kv[n], first, token_dim, dims));
-    for (size_t other = 0; other < n && pages.pools[n].heads * pages.pools[n].width > 0; ++other) {
+    const bool empty = pages.pools[n].heads * pages.pools[n].width * first.sizes[0] == 0;
+    for (size_t other = 0; other < n && !empty; ++other) {
       VTK_CHECK(pages.pools[other].data != pages.pools[n].data, check.op, arg,
                 "the same memory as kv[" + std::to_string(other) + "]", "each pool once");
     }
