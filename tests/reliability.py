@@ -18,12 +18,20 @@ FIGURES, PAGE = ROOT / "docs/reliability.json", ROOT / "docs/reliability.md"
 BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 
 
+def commit() -> str:
+    """Of what is run, dirty where another file than the two that are written here has changed."""
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    written = (f":!{path.relative_to(ROOT)}" for path in (FIGURES, PAGE))
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *written)
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + "-dirty" * bool(changed)
+
+
 def record(what: str, figure: str, command: str) -> None:
     """Keep the last figure of a kind, with where it comes from, and write the table anew."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-    figures[what] = {"figure": figure, "command": command.replace(" --record", ""),
-                     "commit": commit.stdout.strip() or "unknown",
+    figures[what] = {"figure": figure, "command": command.replace(" --record", ""), "commit": commit(),
                      "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
                      "torch": torch.__version__, "machine": platform.machine()}
     FIGURES.write_text(json.dumps(dict(sorted(figures.items())), indent=1) + "\n")

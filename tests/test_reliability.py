@@ -1,12 +1,29 @@
 """docs/reliability.md shows the recorded figures, and names only tests and commands that exist."""
 
 import re
+import subprocess
 
 from tests import reliability
 
 
 def test_the_table_is_that_of_the_recorded_figures():
     assert reliability.BEGIN + reliability.table() + reliability.END in reliability.PAGE.read_text()
+
+
+def test_a_figure_names_its_commit_and_a_second_one_does_not_make_it_dirty(tmp_path, monkeypatch):
+    for name, path in (("ROOT", "."), ("FIGURES", "figures.json"), ("PAGE", "page.md")):
+        monkeypatch.setattr(reliability, name, tmp_path / path)
+    reliability.PAGE.write_text(reliability.BEGIN + reliability.END)
+    (tmp_path / "source").write_text("as committed")
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=x", "-c", "user.email=x", "commit", "-qm", "x"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    reliability.record("one", "1 of 1", "python -m one --record")
+    reliability.record("two", "2 of 2", "python -m two --record")
+    page = reliability.PAGE.read_text()
+    assert "| two | 2 of 2 | `python -m two` |" in page
+    assert "dirty" not in page
+    (tmp_path / "source").write_text("changed")
+    assert reliability.commit().endswith("-dirty")
 
 
 def test_what_the_pages_name_exists():
