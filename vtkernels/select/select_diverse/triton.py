@@ -175,6 +175,17 @@ def pick_by_determinant(token, gain, step, row, relevance, relevance_stride, fac
 
 
 @triton.jit
+def first_left(value, n, BLOCK: tl.constexpr):
+    """The lowest token that is not picked yet."""
+    first = n
+    for start in range(0, n, BLOCK):
+        place = start + tl.arange(0, BLOCK).to(tl.int64)
+        picked = tl.load(value + place, mask=place < n, other=PICKED) == PICKED
+        first = tl.minimum(first, tl.min(tl.where(picked, n, place), 0))
+    return first
+
+
+@triton.jit
 def write_ascending(value, n, indices, BLOCK: tl.constexpr):
     done = tl.zeros((), tl.int64)
     for start in range(0, n, BLOCK):
@@ -237,6 +248,8 @@ def determinant_kernel(similarity, value, factors, n: tl.int64, k: tl.int64, rel
         token = LOW_WORD - (best & LOW_WORD)
         key = (best >> 32).to(tl.int32)
         gain = (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+        if (gain > 0) == 0:
+            token = first_left(value, n, BLOCK)
         best = pick_by_determinant(token, gain, step, similarity + token * n, relevance, relevance_stride, factors,
                                    value, n, BLOCK, BLOCK_K)
         tl.store(order + image * order_batch + step, token)
