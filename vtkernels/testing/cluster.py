@@ -146,7 +146,7 @@ class _Farthest:
                                  for c in sorted(chosen, key=lambda c: -self.reach[c]) if not self.objection(c))
 
 
-def _real(chosen: Sequence[int], void: np.ndarray) -> list[int]:
+def _real(chosen: Sequence[int] | np.ndarray, void: np.ndarray) -> list[int]:
     """Those that are not void, of which there are as many as there can be."""
     assert len(set(chosen)) == len(chosen)
     real = [int(c) for c in chosen if not void[c]]
