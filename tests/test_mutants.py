@@ -1,6 +1,7 @@
 """The mutants of `make mutate` still fit the tree: a mutant whose code is gone would prove nothing."""
 
 import shutil
+import subprocess
 import threading
 import time
 
@@ -8,7 +9,8 @@ import pytest
 
 from tests.mutants import __main__ as mutants
 from tests.mutants import libraries
-from tests.mutants.places import spread
+from tests.mutants.mutant import Mutant
+from tests.mutants.places import Place, spread
 from tests.sanitize.build import object_of
 
 
@@ -77,3 +79,17 @@ def test_nothing_begins_after_an_error():
     with pytest.raises(SystemExit):
         list(spread(range(100), ["a"], work))
     assert len(begun) < 100
+
+
+@pytest.mark.parametrize(("code", "outcome"), [(1, mutants.KILLED), (-11, mutants.KILLED), (0, mutants.SURVIVED),
+                                               (-9, mutants.SURVIVED), (-15, mutants.SURVIVED)])
+def test_tests_that_were_ended_from_outside_kill_nothing(tmp_path, monkeypatch, code, outcome):
+    mutant = Mutant("x", "a.py", "1", "2", ("tests/test_a.py",))
+    place = Place(tmp_path / "tree", tmp_path, tmp_path / "clean", tmp_path)
+    for tree in (place.tree, place.clean):
+        tree.mkdir()
+        (tree / "a.py").write_text("1")
+    monkeypatch.setattr(mutants.Bench, "check_sound", lambda *_: None)
+    monkeypatch.setattr(mutants.Bench, "pytest", lambda *_: subprocess.CompletedProcess([], code, stdout=""))
+    assert mutants.Bench([mutant], 1, 1.0).run(mutant, place)[0] == outcome
+    assert (place.tree / "a.py").read_text() == "1"

@@ -9,6 +9,7 @@ import argparse
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -81,6 +82,8 @@ class Bench:
                 shutil.copy2(place.clean / changed, place.tree / changed)
         if done.returncode == 0:
             return SURVIVED, mutant.survives or "not explained"
+        if done.returncode in (-signal.SIGKILL, -signal.SIGTERM):
+            return SURVIVED, f"its tests were ended from outside, by signal {-done.returncode}"
         named = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
         return KILLED, (named or [f"ended by signal {-done.returncode}"])[0][:150]
 
