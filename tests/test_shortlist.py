@@ -81,13 +81,16 @@ def test_copies_prefer_the_lowest(instruction_set):
 
 
 def test_lower_prototypes_leave_a_full_list(instruction_set):
-    """Twenty directions that rise by less than the slack, then by more: the first ones make room."""
-    token = testing.rand(1, 256)
-    sideways = testing.rand(1, 256, seed=1)
-    prototypes = torch.cat([token + sideways * (0.5 - 0.02 * i) for i in range(24)] + [testing.rand(30, 256, seed=2)])
-    scores, argmax = scored(token, prototypes)
-    assert argmax.item() == 23
-    assert scores.item() != by_floats(token, prototypes)[0].item()
+    """A list of 64 meets 33 near prototypes, and in later panels 33 that are nearer by more than the slack."""
+    direction, sideways = testing.rand(1, 256), testing.rand(1, 256, seed=1)
+    prototypes = testing.rand(256, 256, seed=2)
+    prototypes[:33] = direction + 0.5 * sideways + 1e-3 * testing.rand(33, 256, seed=3)
+    prototypes[64:97] = direction + 0.1 * sideways + 1e-3 * testing.rand(33, 256, seed=4)
+    tokens = direction + 0.1 * testing.rand(20, 256, seed=5)
+    scores, argmax = scored(tokens, prototypes)
+    testing.assert_scores(scores, tokens, prototypes, "cosine", argmax)
+    assert {int(i) for i in argmax} <= set(range(64, 97))
+    assert (scores != by_floats(tokens, prototypes)[0]).float().mean() > 0.5  # sums of another order: it was the list
 
 
 def test_values_without_a_bound_are_left_to_floats(instruction_set):
