@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from .reliability import record
+from .reliability import record, suite_figure
 
 ROOT = Path(__file__).parents[1]
 # The lowest torch that the wheel claims, the newest, and what is newest for the oldest Python and for one with no GIL.
@@ -120,7 +120,7 @@ def suite(environment: Environment, folder: Path, free_threaded: bool) -> str:
     if not Path(where).is_relative_to(environment.folder):
         raise Failure(f"the tests would run on {where}, allowed: the wheel's files")
     out = environment.run("-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{t}.py" for t in TESTS), cwd=folder)
-    outcome = re.sub(r" in [\d.]+s.*", "", out.strip().splitlines()[-1])
+    outcome = re.sub(r" in [\d.]+s.*", "", suite_figure(out))
     if free_threaded:
         outcome += "; without the GIL: " + environment.run("-c", SOAK, cwd=folder).strip().splitlines()[-1]
     return outcome

@@ -38,6 +38,15 @@ def record(what: str, figure: str, command: str) -> None:
     write()
 
 
+def suite_figure(printed: str) -> str:
+    """The last line of pytest's output. What it left out is printed here, with the reason."""
+    lines = printed.strip().splitlines()
+    for line in lines:
+        if line.startswith(("SKIPPED", "XFAIL")):
+            print(f"  {line}", flush=True)
+    return lines[-1]
+
+
 def table() -> str:
     lines = ["| what | figure | command | torch, commit, date |", "|---|---|---|---|"]
     for what, entry in json.loads(FIGURES.read_text()).items():

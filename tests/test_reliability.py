@@ -37,3 +37,10 @@ def test_what_the_pages_name_exists():
         targets = set(re.findall(r"^(\w[\w-]*):", (reliability.ROOT / "Makefile").read_text(), re.M))
         for target in re.findall(r"`make ([\w-]+)", text):
             assert target in targets, target
+
+
+def test_what_a_suite_leaves_out_is_printed(capsys):
+    left_out = ["SKIPPED [2] tests/test_a.py:3: no such device", "XFAIL tests/test_a.py::b - known"]
+    printed = ["..s", "= short test summary info =", *left_out, "5 passed, 2 skipped, 1 xfailed"]
+    assert reliability.suite_figure("\n".join(printed)) == printed[-1]
+    assert capsys.readouterr().out.splitlines() == [f"  {line}" for line in left_out]

@@ -14,7 +14,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..reliability import record
+from ..reliability import record, suite_figure
 from ..sanitize.build import ROOT, compile_objects, cpu_sources, link
 from . import native, sites
 
@@ -79,7 +79,7 @@ def run_tests(tree: Path, scratch: Path, tests: list[str]) -> None:
                    "no:cacheprovider", file]
         done = subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               text=True)
-        print(f"{file}: {done.stdout.strip().splitlines()[-1]}", flush=True)
+        print(f"{file}: {suite_figure(done.stdout)}", flush=True)
         return f"{done.stdout[-4000:]}\nended with {done.returncode}" if done.returncode else ""
 
     with ThreadPoolExecutor(2) as pool:

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from ..reliability import record
+from ..reliability import record, suite_figure
 from .build import ROOT, compile_objects, cpu_sources, link
 from .plants import PLANTS
 
@@ -151,8 +151,9 @@ def job(sanitizer: str, scratch: Path, drawn: str) -> str:
                    *(f"tests/{name}.py" for name in TESTS))
         if done.returncode or "Sanitizer" in done.stderr:
             fail("address: the tests of the ops", done)
-        line += f"; tests: {done.stdout.strip().splitlines()[-1]}"
-        print(f"  {done.stdout.strip().splitlines()[-1]}", flush=True)
+        figure = suite_figure(done.stdout)
+        line += f"; tests: {figure}"
+        print(f"  {figure}", flush=True)
     found = planted(sanitizer, scratch, tree, root, objects, extra)
     line = re.sub(r" on \S+, digest \w+", "", line)
     return f"{sanitizer}: 0 reports in {line}; {found} of {found} planted defects reported"
