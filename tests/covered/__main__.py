@@ -80,7 +80,8 @@ def run_tests(tree: Path, scratch: Path, tests: list[str]) -> None:
         done = subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               text=True)
         print(f"{file}: {suite_figure(done.stdout)}", flush=True)
-        return f"{done.stdout[-4000:]}\nended with {done.returncode}" if done.returncode else ""
+        nothing = done.returncode == 5 and not tests  # a file whose tests are all of make test-long
+        return "" if done.returncode == 0 or nothing else f"{done.stdout[-4000:]}\nended with {done.returncode}"
 
     with ThreadPoolExecutor(2) as pool:
         failed = [text for text in pool.map(run_one, files) if text]
